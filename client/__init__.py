@@ -1,0 +1,1 @@
+"""Everything that touches an image, and everything a site decides."""

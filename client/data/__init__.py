@@ -1,0 +1,1 @@
+"""From files at the site to training patches; nothing here is ever sent."""

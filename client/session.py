@@ -1,0 +1,141 @@
+"""One study at one site: cases, network, optimiser and their places on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import torch
+
+from client.cases import SiteCases
+from client.data.augmentation import build_augmentation
+from client.profile import Profile
+from client.state import StateFolder
+from client.training import Fit, build_optimizer, steps_per_round
+from common.errors import RefusedError
+from common.losses import build_loss
+from common.messages import ClassAffinity
+from common.modality.affinity import from_message
+from common.networks import build_network
+from common.networks.view import NamedArrays
+from common.parameters import check_kinds, check_weights, is_used_by
+from common.seeds import generator, seed_of
+from common.study.study import Study
+from common.tensors import Weights, read_tensors, write_tensors
+
+
+@final
+class Session:
+    """Everything a worker holds while a study runs.
+
+    Attributes:
+        cases: The site's cases.
+        network: With banks where the study keeps norms per modality.
+        arrays: The network's arrays by their names on the wire.
+        optimizer: Of all parameters.
+        state: State files of the federated rounds.
+        kept: Weights that never leave the site, after the newest round.
+    """
+
+    def __init__(
+        self, profile: Profile, study: Study, run: str, folder: Path, device: torch.device
+    ) -> None:
+        self.profile, self.study, self.folder, self.device = profile, study, folder, device
+        self._run = run
+        self.state = StateFolder(folder / "federated")
+        self.cases = SiteCases(profile, study)
+        network = build_network(study).to(device)
+        if device.type == "cuda":
+            layout = torch.channels_last_3d if study.dimensions == 3 else torch.channels_last  # noqa: PLR2004
+            network = network.to(memory_format=layout)  # type: ignore[call-overload]
+        self.network = network
+        self.arrays = NamedArrays(network, study)
+        self.optimizer = build_optimizer(network, study.training)
+        self.kept: Weights = {}
+        self._loss = build_loss(study.loss)
+        self._augment = build_augmentation(study.augmentation, study)
+
+    def is_of(self, run: str, study: Study) -> bool:
+        """Whether this is the session of a job's run and study."""
+        return run == self._run and study == self.study
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.profile.name
+
+    @property
+    def trained_modalities(self) -> tuple[str, ...]:
+        """Modalities of which the site has training cases."""
+        return tuple(m for m in self.cases.modalities if self.cases.count("train", m))
+
+    @property
+    def annotated(self) -> tuple[str, ...]:
+        """Labels that the site annotates."""
+        return tuple(self.study.classes[i] for i in self.cases.annotated)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of a round."""
+        return steps_per_round(self.study.training, len(self.cases.parts["train"]))
+
+    def seed(self, *purpose: str | int) -> int:
+        """Return a seed of this site for one purpose."""
+        return seed_of(self.study.seed, self.name, *purpose)
+
+    def check(self, kinds: Mapping[str, str], weights: Weights) -> None:
+        """Refuse weights that are not exactly those which this site's network uses.
+
+        Raises:
+            IncompatibleWeightsError: Naming the first that differs.
+            RefusedError: If nothing here can be trained.
+        """
+        if not self.cases.parts["train"]:
+            raise RefusedError(f"{self.name}: has no usable training case")
+        modalities = self.cases.modalities
+        expected = {
+            n: p for n, p in self.arrays.table.items() if is_used_by(p.kind, modalities)
+        }
+        check_weights(weights, expected)
+        check_kinds(kinds, expected)
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimiser's state."""
+        self.optimizer.state.clear()
+
+    def plan(self, number: int, *, affinities: Mapping[str, ClassAffinity]) -> Fit:
+        """Return one round's local steps; those of the model alone are the same ones."""
+        study = self.study
+        ramp = study.distillation.ramp_rounds
+        grown = min((number - 1) / ramp, 1.0) if ramp else 1.0
+        proximal = study.federation.method.proximal_mu > 0
+        anchor = [p.detach().clone() for p in self.network.parameters()] if proximal else None
+        return Fit(
+            study=study,
+            cases=self.cases.parts["train"],
+            loss=self._loss,
+            augment=self._augment,
+            device=self.device,
+            steps=self.steps,
+            first_step=(number - 1) * self.steps,
+            total_steps=study.federation.rounds * self.steps,
+            rng=generator(study.seed, "batches", self.name, number),
+            others={m: from_message(a, self.device) for m, a in sorted(affinities.items())},
+            distillation=study.distillation.weight * grown,
+            anchor=anchor,
+            progress={"site": self.name, "round": number, "rounds": study.federation.rounds},
+        )
+
+    # --- weights that never leave the site ----------------------------------------------------
+
+    def keep_weights(self, number: int) -> None:
+        """Keep the site's own weights of a round, which its best model may need later."""
+        if self.kept:
+            write_tensors(self._kept_file(number), self.kept, {})
+
+    def kept_weights(self, number: int) -> Weights:
+        """Return the site's own weights of a round; none where the study shares everything."""
+        path = self._kept_file(number)
+        return read_tensors(path) if path.exists() else {}
+
+    def _kept_file(self, number: int) -> Path:
+        return self.folder / "federated" / f"own-{number:05d}.safetensors"

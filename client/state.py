@@ -1,0 +1,91 @@
+"""What a site keeps between rounds: its optimiser, the parameters that never leave it.
+
+One file a round, written before the answer is sent; the file of the round before stays until
+then. A site that is asked for a round again, because its answer was lost, starts from the same
+state and gives the same answer. There is no random state to keep: it is a function of the
+study's seed, the site and the round.
+"""
+
+import re
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from common.tensors import TensorFile, Weights, write_tensors
+
+_OPTIMIZER = "optimizer/"
+_WEIGHTS = "weights/"
+
+
+@final
+class StateFolder:
+    """The state files of one run at one site, one after each round.
+
+    Attributes:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, number: int) -> Path:
+        """Return the file of a round."""
+        return self.folder / f"state-{number:05d}.safetensors"
+
+    def newest_before(self, number: int) -> int | None:
+        """Return the newest round before this one that has a state, or None."""
+        found = [
+            int(m[1])
+            for p in self.folder.glob("state-*.safetensors")
+            if (m := re.fullmatch(r"state-(\d+)\.safetensors", p.name))
+        ]
+        return max((n for n in found if n < number), default=None)
+
+    def save(
+        self, number: int, optimizer: Weights, weights: Weights, metadata: dict[str, str]
+    ) -> None:
+        """Write a round's state, then let go of those that no question can need again."""
+        arrays = {_OPTIMIZER + k: v for k, v in optimizer.items()}
+        arrays |= {_WEIGHTS + k: v for k, v in weights.items()}
+        write_tensors(self.path(number), arrays, metadata)
+        for path in self.folder.glob("state-*.safetensors"):
+            if path not in (self.path(number), self.path(number - 1)):
+                path.unlink()
+
+    def load(self, number: int) -> tuple[Weights, Weights, dict[str, str]]:
+        """Return the optimiser's arrays, the kept weights and the texts of a round."""
+        with TensorFile(self.path(number)) as file:
+            arrays = {name: file.read(name) for name in file.slots}
+            return _part(arrays, _OPTIMIZER), _part(arrays, _WEIGHTS), file.metadata
+
+
+def _part(arrays: Weights, prefix: str) -> Weights:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def optimizer_arrays(optimizer: torch.optim.Optimizer, network: nn.Module) -> Weights:
+    """Copy an optimiser's state out, named by parameter and quantity."""
+    return {
+        f"{name}/{key}": value.detach().cpu().numpy()
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, network: nn.Module, arrays: Weights
+) -> None:
+    """Replace an optimiser's state by what :func:`optimizer_arrays` copied out."""
+    optimizer.state.clear()
+    parameters = dict(network.named_parameters())
+    for name, array in arrays.items():
+        owner, _, key = name.rpartition("/")
+        parameter = parameters[owner]
+        value = torch.from_numpy(array)
+        if key != "step":  # AdamW keeps its step count on the CPU
+            value = value.to(parameter.device)
+        optimizer.state[parameter][key] = value

@@ -1,0 +1,1 @@
+"""What hub and site both speak."""

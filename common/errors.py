@@ -1,0 +1,95 @@
+"""Every error that fedseg raises on purpose, as one tree.
+
+FedsegError
+├── InputError            exit 2: a file or an argument that a person can mend
+│   ├── StudyError        a study file, with every problem found in it
+│   ├── ProfileError      a site's profile
+│   ├── DatasetError      a dataset folder that cannot be used at all
+│   └── CaseError         one case; it is set aside and the rest goes on
+├── RefusedError          exit 3: something asked for that policy does not allow
+│   ├── IncompatibleWeightsError   weights that are not those of this study's network
+│   └── UpdateRefusedError         a site's update that must not count
+└── RunError              exit 4: a run that cannot go on
+    ├── QuorumError       too few sites remain
+    └── RunInUseError     another process works in the run's folder
+
+A message reads ``where: what is wrong, what was expected; what to do``.
+"""
+
+from collections.abc import Sequence
+
+
+class FedsegError(Exception):
+    """Root of the tree; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 4
+
+
+class InputError(FedsegError):
+    """Something given by a person is wrong."""
+
+    exit_code = 2
+
+
+class FileProblemsError(InputError):
+    """All the problems of one file.
+
+    Attributes:
+        problems: One sentence each, each naming its place in the file.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StudyError(FileProblemsError):
+    """A study that cannot be trained as it is written."""
+
+
+class ProfileError(FileProblemsError):
+    """A site's profile that cannot be used as it is written."""
+
+
+class DatasetError(InputError):
+    """A dataset folder that cannot be used at all."""
+
+
+class CaseError(InputError):
+    """One case that cannot be used.
+
+    Attributes:
+        reason: A fixed word for the hub's accounting; never a path, a name or a value.
+        detail: The whole story, for the site's own log.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(detail)
+
+
+class RefusedError(FedsegError):
+    """Something that policy does not allow."""
+
+    exit_code = 3
+
+
+class IncompatibleWeightsError(RefusedError):
+    """Weights whose names, shapes, types or kinds are not those of the study's network."""
+
+
+class UpdateRefusedError(RefusedError):
+    """A site's update that must not count; the message says why."""
+
+
+class RunError(FedsegError):
+    """A run that cannot go on."""
+
+
+class QuorumError(RunError):
+    """Fewer sites than the study needs."""
+
+
+class RunInUseError(RunError):
+    """Another process works in the run's folder."""

@@ -1,0 +1,1 @@
+"""Learning from unlike modalities: normalisation banks and class affinities."""

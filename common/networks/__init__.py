@@ -1,0 +1,63 @@
+"""The networks that a study can name.
+
+Builders return MONAI's network with instance norm; :func:`build_network` then gives every layer
+the study's norm, and a bank of them where the study keeps one set per modality.
+"""
+
+import torch
+from torch import nn
+
+from common.catalogue import Catalogue, Entry
+from common.modality.bank import put_banks, replace_norms
+from common.networks.monai_networks import build_basic_unet, build_dynunet, build_unet
+from common.seeds import seed_of
+from common.study.networks import BasicUNet, DynUNet, UNet
+from common.study.study import Study
+
+NETWORKS = Catalogue(
+    "network",
+    (
+        Entry(
+            UNet,
+            build_unet,
+            "residual U-Net with strided convolutions",
+            "Kerfoot et al. 2019, doi:10.1007/978-3-030-12029-0_40; MONAI UNet",
+        ),
+        Entry(
+            BasicUNet,
+            build_basic_unet,
+            "plain U-Net with four poolings",
+            "Falk et al. 2019, doi:10.1038/s41592-018-0261-2; MONAI BasicUNet",
+        ),
+        Entry(
+            DynUNet,
+            build_dynunet,
+            "the network of nnU-Net",
+            "Isensee et al. 2021, doi:10.1038/s41592-020-01008-z; MONAI DynUNet",
+        ),
+    ),
+)
+
+
+def build_network(study: Study) -> nn.Module:
+    """Build the study's network, its weights drawn from the study's seed.
+
+    Args:
+        study: Names the network, its norm, and what is kept per modality.
+
+    Returns:
+        A network (B, C, *space) -> (B, classes, *space); the global random state is left
+        as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(study.seed, "initial weights"))
+        network: nn.Module = NETWORKS.build(
+            study.network,
+            dimensions=study.dimensions,
+            channels=study.channels,
+            classes=len(study.classes),
+        )
+    replace_norms(network, study.network.norm)
+    if study.sharing.norm == "per_modality":
+        put_banks(network, tuple(sorted(study.modalities)))
+    return network

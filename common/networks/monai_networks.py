@@ -1,0 +1,62 @@
+"""Networks that MONAI has: configuration in, module out."""
+
+from monai.networks.nets.basic_unet import BasicUNet as MonaiBasicUNet
+from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
+from monai.networks.nets.unet import UNet as MonaiUNet
+from torch import nn
+
+from common.study.networks import BasicUNet, DynUNet, UNet
+
+AFFINE_INSTANCE = ("instance", {"affine": True})
+
+
+def build_unet(config: UNet, *, dimensions: int, channels: int, classes: int) -> nn.Module:
+    """Build MONAI's residual U-Net."""
+    return MonaiUNet(
+        spatial_dims=dimensions,
+        in_channels=channels,
+        out_channels=classes,
+        channels=config.channels,
+        strides=config.strides,
+        kernel_size=config.kernel_size,
+        up_kernel_size=config.kernel_size,
+        num_res_units=config.residual_units,
+        dropout=config.dropout,
+        norm=AFFINE_INSTANCE,
+    )
+
+
+def build_basic_unet(
+    config: BasicUNet, *, dimensions: int, channels: int, classes: int
+) -> nn.Module:
+    """Build MONAI's plain U-Net; activations not in place, so that hooks see both sides."""
+    first, *rest = config.features
+    return MonaiBasicUNet(
+        spatial_dims=dimensions,
+        in_channels=channels,
+        out_channels=classes,
+        features=(first, *rest),
+        dropout=config.dropout,
+        norm=AFFINE_INSTANCE,
+        act=("LeakyReLU", {"negative_slope": 0.1, "inplace": False}),
+    )
+
+
+def build_dynunet(
+    config: DynUNet, *, dimensions: int, channels: int, classes: int
+) -> nn.Module:
+    """Build MONAI's DynUNet without deep supervision."""
+    levels = len(config.filters)
+    return MonaiDynUNet(
+        spatial_dims=dimensions,
+        in_channels=channels,
+        out_channels=classes,
+        kernel_size=[config.kernel_size] * levels,
+        strides=[1, *config.strides],
+        upsample_kernel_size=list(config.strides),
+        filters=list(config.filters),
+        dropout=config.dropout or None,
+        res_block=config.residual,
+        norm_name=AFFINE_INSTANCE,
+        act_name=("leakyrelu", {"inplace": False, "negative_slope": 0.01}),
+    )

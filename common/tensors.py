@@ -1,0 +1,189 @@
+"""Safetensors files, read and written one tensor at a time by plain reads.
+
+The ``safetensors`` library maps a file or copies it whole; the hub folds many updates and must
+stay within a few times one model, so this reads only what is asked. The format is the
+library's: 8 bytes of header length, a JSON header, then the tensors. A golden test holds both
+ways against the library.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import IncompatibleWeightsError
+from common.files import writing
+
+Array = NDArray[Any]
+Weights = dict[str, Array]
+
+LARGEST_HEADER_BYTES = 10_000_000
+DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor stands: type, shape, and bytes from the start of the data."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@final
+class TensorFile:
+    """One open safetensors file.
+
+    Attributes:
+        slots: Every tensor by name.
+        metadata: The header's texts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+            length = int.from_bytes(self._file.read(8), "little")
+            if not 2 <= length <= min(LARGEST_HEADER_BYTES, size - 8):  # noqa: PLR2004
+                raise IncompatibleWeightsError(f"{path.name}: is not a safetensors file")
+            self.slots, self.metadata = _read_header(self._file.read(length), path.name)
+            self._start = 8 + length
+            if sum(s.end - s.begin for s in self.slots.values()) != size - self._start:
+                raise IncompatibleWeightsError(f"{path.name}: is cut short or has spare bytes")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, name: str) -> Array:
+        """Read one tensor into new memory."""
+        slot = self.slots[name]
+        array = np.empty(slot.shape, slot.dtype)
+        self._file.seek(self._start + slot.begin)
+        if (
+            self._file.readinto(memoryview(array.reshape(-1)).cast("B"))
+            != slot.end - slot.begin
+        ):
+            raise IncompatibleWeightsError(f"{name}: the file ends within this tensor")
+        return array
+
+    def read_rows(self, name: str, first: int, last: int) -> Array:
+        """Read elements ``first`` to ``last`` of one tensor, flattened."""
+        slot = self.slots[name]
+        self._file.seek(self._start + slot.begin + first * slot.dtype.itemsize)
+        array = np.empty(last - first, slot.dtype)
+        if self._file.readinto(memoryview(array).cast("B")) != array.nbytes:
+            raise IncompatibleWeightsError(f"{name}: the file ends within this tensor")
+        return array
+
+
+def _read_header(text: bytes, name: str) -> tuple[dict[str, Slot], dict[str, str]]:
+    """Check a header before anything is allocated for it."""
+    try:
+        header = json.loads(text)
+        metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        slots = {
+            str(key): Slot(
+                DTYPES[item["dtype"]],
+                tuple(int(n) for n in item["shape"]),
+                int(item["data_offsets"][0]),
+                int(item["data_offsets"][1]),
+            )
+            for key, item in header.items()
+        }
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
+        raise IncompatibleWeightsError(f"{name}: its header cannot be read") from error
+    position = 0
+    for key, slot in sorted(slots.items(), key=lambda item: (item[1].begin, item[1].end)):
+        fits = slot.end - slot.begin == prod(slot.shape) * slot.dtype.itemsize
+        if slot.begin != position or not fits or any(n < 0 for n in slot.shape):
+            raise IncompatibleWeightsError(f"{name}: {key}: offsets and shape disagree")
+        position = slot.end
+    return slots, metadata
+
+
+@final
+class TensorWriter:
+    """Writes tensors in an announced order, holding none of them."""
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        slots: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+        metadata: Mapping[str, str],
+    ) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        position = 0
+        for name, (dtype, shape) in slots.items():
+            size = prod(shape) * dtype.itemsize
+            header[name] = {
+                "dtype": NAMES[dtype],
+                "shape": list(shape),
+                "data_offsets": [position, position + size],
+            }
+            position += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._file = file
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def write(self, array: Array) -> None:
+        """Append the next tensor, or the next part of it."""
+        self._file.write(memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
+
+
+def write_tensors(
+    path: Path, weights: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        path: Where it appears.
+        weights: Arrays by name, written in this order.
+        metadata: Texts for the header.
+    """
+    with writing(path) as file:
+        slots = {name: (array.dtype, array.shape) for name, array in weights.items()}
+        writer = TensorWriter(file, slots, metadata)
+        for array in weights.values():
+            writer.write(array)
+
+
+def read_tensors(path: Path, names: Iterable[str] | None = None) -> Weights:
+    """Read all tensors of a file, or the named ones."""
+    with TensorFile(path) as file:
+        return {name: file.read(name) for name in (file.slots if names is None else names)}
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""A whole federation on one machine: the real two apps, without a network."""

@@ -1,0 +1,63 @@
+"""A run's folder: the study, its initial weights, and with what they were made."""
+
+import platform
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import write_text
+from common.parameters import save_weights
+from common.study.study import Study, as_plain, study_hash
+from server.run import RunInfo, write_run
+
+VERSIONS_OF = ("fedseg", "flwr", "torch", "monai", "numpy", "nibabel", "safetensors")
+
+
+def build_run(study: Study, folder: Path, sites: Mapping[str, str]) -> RunInfo:
+    """Make a run's folder with its initial weights.
+
+    Args:
+        study: What will be trained; its seed draws the weights.
+        folder: Made; must not hold a run already.
+        sites: Profiles of a simulation by site, empty elsewhere.
+
+    Raises:
+        InputError: If the folder holds something or cannot be made.
+    """
+    from common.networks import build_network
+    from common.networks.view import NamedArrays
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = any(item.name != ".lock" for item in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
+    if held:
+        raise InputError(
+            f"{folder}: is not empty; choose another folder, or go on with "
+            f"fedseg simulate --resume {folder}"
+        )
+    hash_ = study_hash(study)
+    arrays = NamedArrays(build_network(study), study)
+    save_weights(
+        folder / "initial.safetensors",
+        arrays.read(),
+        arrays.table,
+        {"study": hash_, "name": study.name, "round": "0"},
+    )
+    write_text(folder / ".gitignore", "*\n")
+    now = datetime.now(UTC)
+    info = RunInfo(
+        run=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        study=as_plain(study),
+        hash=hash_,
+        created=now.isoformat(timespec="seconds"),
+        sites=dict(sites),
+        versions={name: version(name) for name in VERSIONS_OF}
+        | {"python": platform.python_version()},
+    )
+    write_run(folder, info)
+    return info

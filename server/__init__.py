@@ -1,0 +1,1 @@
+"""The hub: everything that it decides. Cannot import an image reader."""
