@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.5
 
 
 def answers(
@@ -27,6 +27,7 @@ def answers(
     sent = dict(zip(grid.push_messages(questions.values()), questions, strict=True))
     last, pause = started, PAUSE_SECONDS
     while sent:
+        asked = time.monotonic()
         arrived = list(grid.pull_messages(list(sent)))
         now = time.monotonic()
         late = now - last > wait_seconds
@@ -39,7 +40,7 @@ def answers(
         elif late:
             break
         else:
-            time.sleep(pause)
+            time.sleep(max(0.0, pause - (now - asked)))  # a grid may wait by itself
             pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
     for node in sent.values():
         yield node, None, time.monotonic() - started

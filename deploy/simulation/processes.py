@@ -9,6 +9,7 @@ import json
 import logging
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Iterable
 from multiprocessing.connection import Connection, wait
@@ -35,7 +36,7 @@ from deploy.simulation.inline import (
 )
 
 EVENT, ANSWER = b"E", b"A"
-WAIT_SECONDS = 0.02
+WAIT_SECONDS = 0.5
 END_SECONDS = 5.0
 
 
@@ -171,17 +172,21 @@ class ProcessGrid(Grid):
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers that have come to these messages."""
+        """Wait a moment for an answer to these messages, repeating events meanwhile."""
         wanted = set(message_ids)
-        open_ends = {slot.connection: slot for slot in self._all() if slot.connection}
-        found = []
-        for end in wait(list(open_ends), WAIT_SECONDS):
-            slot = open_ends[end]  # type: ignore[index]
-            message = slot.hear()
-            slot.feed()
-            if message is not None and message.metadata.reply_to_message_id in wanted:
-                found.append(message)
-        return found
+        ends = time.monotonic() + WAIT_SECONDS
+        while (left := ends - time.monotonic()) > 0:
+            open_ends = {slot.connection: slot for slot in self._all() if slot.connection}
+            found = []
+            for end in wait(list(open_ends), left):
+                slot = open_ends[end]  # type: ignore[index]
+                message = slot.hear()
+                slot.feed()
+                if message is not None and message.metadata.reply_to_message_id in wanted:
+                    found.append(message)
+            if found or not open_ends:
+                return found
+        return []
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from client.data.dataset import list_cases
 from client.data.preprocessing import (
@@ -93,24 +94,33 @@ def test_halving_a_grid_gives_the_means_of_neighbours():
     np.testing.assert_allclose(case.image[0], blocks.mean(axis=(1, 3, 5)), rtol=1e-5)
 
 
-def test_resampling_agrees_with_monais_spacing():
+def test_a_finer_grid_agrees_with_monais_spacing():
+    # Not tried on coarser grids: MONAI 1.6.1 moves their first voxel outward, not inward.
     values = np.clip(random_image(SHAPE), -160, 240)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.data.meta_tensor import MetaTensor
         from monai.transforms.spatial.array import Spacing
 
-        spacing = Spacing(
-            pixdim=(0.5, 2.0, 1.0),
-            scale_extent=True,
-            padding_mode="border",
-            align_corners=False,
-        )
+        spacing = Spacing(pixdim=(0.5, 0.25, 1.0), scale_extent=True, padding_mode="border")
         expected = spacing(MetaTensor(values[None], affine=np.eye(4))).numpy()
 
-    case = prepare(raw_of(values, modality="ct"), study_of(spacing_mm=(0.5, 2.0, 1.0)))
+    case = prepare(raw_of(values, modality="ct"), study_of(spacing_mm=(0.5, 0.25, 1.0)))
 
-    np.testing.assert_allclose(case.image, expected, atol=2e-3)
+    np.testing.assert_allclose(case.image, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("target", [(0.7, 1.0, 1.9), (2.5, 0.4, 3.0)])
+def test_any_grid_agrees_with_scipys_interpolation(target):
+    values = np.clip(random_image(SHAPE), -160, 240)
+
+    case = prepare(raw_of(values, modality="ct"), study_of(spacing_mm=target))
+
+    shape = np.array(case.image.shape[1:]).reshape(3, 1, 1, 1)
+    old = np.array(SHAPE).reshape(3, 1, 1, 1)
+    places = (np.indices(case.image.shape[1:]) + 0.5) * old / shape - 0.5
+    expected = ndimage.map_coordinates(values, places, order=1, mode="nearest")
+    np.testing.assert_allclose(case.image[0], expected, atol=1e-2)
 
 
 def test_a_resampled_label_has_only_classes_that_were_there():
@@ -207,7 +217,9 @@ def test_a_window_also_clips_mr():
 
     prepared = prepare(raw_of(random_image(SHAPE)), replace(study, modalities={"mr": windowed}))
 
-    assert len(np.unique(prepared.image)) < prepared.image.size / 2
+    lowest, highest = prepared.image.min(), prepared.image.max()
+    assert (prepared.image == lowest).mean() > 0.1
+    assert (prepared.image == highest).mean() > 0.1
 
 
 def test_the_sums_are_those_of_the_labelled_voxels_after_clipping():

@@ -131,6 +131,15 @@ def test_several_channels_come_from_the_last_axis_of_one_file(tmp_path):
     np.testing.assert_array_equal(raw.image, np.moveaxis(random_image((*SHAPE, 2)), -1, 0))
 
 
+def test_an_empty_fourth_axis_is_no_channel(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", random_image((*SHAPE, 1, 1)))
+
+    image, geometry = read_image([path], study_of(), "a")
+
+    assert image.shape == (1, *SHAPE)
+    assert geometry.shape == SHAPE
+
+
 def test_a_case_without_label_is_read_without(tmp_path):
     case = replace(pair(tmp_path), label=None)
 
