@@ -3,6 +3,7 @@
 Never leaves the site.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,8 @@ class DatasetEntry:
     """One dataset of a site.
 
     Attributes:
-        folder: Where ``dataset.json`` is; relative to the profile's file.
+        folder: Where ``dataset.json`` is; relative to the profile's file. ``${NAME}`` stands for
+            an environment variable.
         modality: The study's name of the modality, e.g. ``ct``.
         labels: The dataset's label name, or its id as text, to the study's label; labels whose
             names are equal in both need not be listed.
@@ -80,7 +82,8 @@ def load_profile(path: Path) -> Profile:
     if profile is None or problems:
         raise ProfileError([source.problem(where, what) for where, what in problems])
     entries = tuple(
-        replace(entry, folder=str(path.parent / entry.folder)) for entry in profile.datasets
+        replace(entry, folder=str(path.parent / os.path.expandvars(entry.folder)))
+        for entry in profile.datasets
     )
     return replace(profile, datasets=entries)
 

@@ -1,0 +1,116 @@
+"""A study in words: what would be trained, and what it costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.study.study import Study, study_hash
+
+MIB = 2**20
+ADAM_BYTES = 16  # weight, gradient and two moments, 4 bytes each
+SGD_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study's network costs.
+
+    Attributes:
+        parameters: Trainable numbers, banks included.
+        down_bytes: Bytes of weights to a site with one modality, a round.
+        up_bytes: Bytes of weights back from it.
+        step_bytes: Estimated memory of a training step: weights, gradients, optimiser,
+            activations.
+    """
+
+    parameters: int
+    down_bytes: int
+    up_bytes: int
+    step_bytes: int
+
+
+def cost_of(study: Study) -> Cost:
+    """Build the network without data and count.
+
+    The activations are the outputs of every layer for one batch, traced without computing.
+    """
+    from common.networks import build_network
+    from common.networks.view import NamedArrays
+    from common.parameters import is_trained_by, is_used_by
+
+    network = build_network(study)
+    table = NamedArrays(network, study).table
+    one = [sorted(study.modalities)[0]]
+
+    def size_of(wanted: Callable[[str], bool]) -> int:
+        return sum(p.size_bytes for p in table.values() if wanted(p.kind))
+
+    parameters = sum(p.numel() for p in network.parameters())
+    per_parameter = ADAM_BYTES if study.training.optimizer == "adamw" else SGD_BYTES
+    return Cost(
+        parameters=parameters,
+        down_bytes=size_of(lambda kind: is_used_by(kind, one)),
+        up_bytes=size_of(lambda kind: is_trained_by(kind, one, study.label_names)),
+        step_bytes=parameters * per_parameter + _activation_bytes(network, study),
+    )
+
+
+def _activation_bytes(network: object, study: Study) -> int:
+    import torch
+    from torch import Tensor, nn
+
+    total = 0
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal total
+        if isinstance(output, Tensor):
+            total += output.numel() * output.element_size()
+
+    assert isinstance(network, nn.Module)  # noqa: S101 - for the type checker
+    traced = network.to("meta")
+    for module in traced.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    shape = (study.training.batch, study.channels, *study.training.patch)
+    traced(torch.empty(shape, device="meta"))
+    return total
+
+
+def in_words(study: Study, cost: Cost) -> str:
+    """Return the study as lines of prose."""
+    training, federation = study.training, study.federation
+    amount = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
+    sharing = {
+        "per_modality": "one set per modality, averaged over the sites that have it (FedNorm)",
+        "everything": "one set, averaged over all sites",
+        "statistics_local": "one set; running statistics stay at each site (SiloBN)",
+        "local": "stay at each site (FedBN)",
+    }[study.sharing.norm]
+    distilled = study.distillation.weight and len(study.modalities) > 1
+    lines = [
+        f"Study {study.name}, hash {study_hash(study)}",
+        f"  segments   {', '.join(study.label_names)}",
+        f"  in         {', '.join(f'{m} ({c.intensity})' for m, c in study.modalities.items())}, "
+        f"{study.dimensions}-D, {study.channels} channel(s), spacing "
+        f"{'as it comes' if study.spacing_mm is None else list(study.spacing_mm)} mm",
+        f"  network    {study.network.name} with {study.network.norm} norm: "
+        f"{cost.parameters:,} parameters",
+        f"  norms      {sharing}",
+        f"  loss       {study.loss.name}"
+        + (
+            f", plus class affinities distilled across modalities (weight "
+            f"{study.distillation.weight:g})"
+            if distilled
+            else ""
+        ),
+        f"  locally    {amount} a round, batch {training.batch}, patch "
+        f"{list(training.patch)}, {training.optimizer} at {training.learning_rate:g}, "
+        f"{training.schedule} schedule",
+        f"  rounds     {federation.rounds} of {federation.method.name}, at least "
+        f"{federation.minimum_sites} site(s), {federation.minimum_sites_per_modality} a modality",
+        f"  held out   {study.evaluation.validation:.0%} of the people to choose the best round, "
+        f"{study.evaluation.test:.0%} for the final figures",
+        f"  a round    {cost.down_bytes / MIB:.2f} MiB to a site with one modality, "
+        f"{cost.up_bytes / MIB:.2f} MiB back",
+        f"  a step     about {cost.step_bytes / MIB:.0f} MiB of memory, and the framework's own",
+    ]
+    return "\n".join(lines)

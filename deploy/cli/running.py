@@ -1,0 +1,97 @@
+"""From a command to a run and its report."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from rich.console import Console
+
+from common.errors import InputError
+from common.study.load import load_study, parse_study
+from common.study.study import Study
+from deploy.cli.progress import Progress
+from deploy.cli.results import summary
+from deploy.simulation.checks import load_sites
+from deploy.simulation.simulate import run_simulation, start_run
+
+DEMO_SITES, DEMO_CASES, DEMO_SEED, DEMO_DIFFICULTY = "2ct,2mri", 14, 7, "default"
+
+
+def start(
+    study_path: Path, sites: Sequence[Path], out: Path | None, *, processes: int, quiet: bool
+) -> None:
+    """Check everything, make the run's folder, run it, report."""
+    study = load_study(study_path)
+    profiles = load_sites(sites, study, str(study_path))
+    folder = out or _new_folder(Path("runs"), study.name)
+    start_run(study, list(zip(profiles, sites, strict=True)), folder)
+    go_on(folder, processes=processes, quiet=quiet)
+
+
+def go_on(folder: Path, *, processes: int, quiet: bool) -> None:
+    """Take a run to its end and say what came of it."""
+    console = Console(quiet=quiet)
+    with Progress(console) as progress:
+        run_simulation(folder, processes=processes, handlers=[progress])
+    path = write_report(folder, None)
+    Console().print(summary(folder))
+    print(f"report: {path.resolve()}")
+
+
+def write_report(folder: Path, out: Path | None) -> Path:
+    """Write a run's report and return where it is."""
+    from common.files import write_text
+    from deploy.cli.site_files import collect_site_files
+    from server.report.page import render_report
+    from server.run import read_run
+
+    read_run(folder)
+    target = out or folder / "report.html"
+    write_text(target, render_report(folder, collect_site_files(folder)))
+    return target
+
+
+def run_demo(out: Path | None, *, processes: int, quiet: bool) -> None:
+    """Make phantoms, train four sites on them, report."""
+    folder = out or _new_folder(Path("runs"), "demo")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; choose another folder")
+    text = files("deploy").joinpath("studies", "demo.yaml").read_text(encoding="utf-8")
+    study = parse_study(text, "demo.yaml")
+    data = folder / "data"
+    paths = make_phantoms(
+        study,
+        data,
+        sites=DEMO_SITES,
+        cases=DEMO_CASES,
+        seed=DEMO_SEED,
+        difficulty=DEMO_DIFFICULTY,
+    )
+    if not quiet:
+        print(f"phantoms: {data.resolve()}")
+    profiles = load_sites(paths, study, "demo.yaml")
+    start_run(study, list(zip(profiles, paths, strict=True)), folder / "run")
+    go_on(folder / "run", processes=processes, quiet=quiet)
+
+
+def make_phantoms(
+    study: Study, out: Path, *, sites: str, cases: int, seed: int, difficulty: str
+) -> Sequence[Path]:
+    """Write data sets of made-up people; return the profiles' paths."""
+    from deploy.phantoms import DIFFICULTIES, PhantomPlan, parse_sites, write_phantoms
+
+    if difficulty not in DIFFICULTIES:
+        raise InputError(f"difficulty {difficulty!r}: expected {', '.join(DIFFICULTIES)}")
+    plan = PhantomPlan(
+        sites=parse_sites(sites, cases),
+        dimensions=study.dimensions,
+        labels=study.label_names,
+        difficulty=difficulty,
+        seed=seed,
+    )
+    return write_phantoms(out, plan)
+
+
+def _new_folder(above: Path, name: str) -> Path:
+    return above / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
