@@ -155,8 +155,10 @@ def differences(scores: Sequence[CaseScore], study: Study, site: str) -> tuple[D
     means: dict[str, dict[str, list[float]]] = {}
     for (modality, label), by_case in sorted(pairs.items()):
         changes = {
-            c: d[FEDERATED] - d[ALONE] for c, d in sorted(by_case.items()) if len(d) == 2
-        }  # noqa: PLR2004
+            c: d[FEDERATED] - d[ALONE]
+            for c, d in sorted(by_case.items())
+            if set(d) == {FEDERATED, ALONE}
+        }
         for case, change in changes.items():
             means.setdefault(modality, {}).setdefault(case, []).append(change)
         if changes:

@@ -2,6 +2,8 @@
 
 import time
 
+import numpy as np
+
 from client.alone import load_alone
 from client.evaluation import (
     ALONE,
@@ -17,8 +19,6 @@ from client.pictures import write_pictures
 from client.session import Session
 from common.events import SITE, emit
 from common.messages import Evaluation
-
-import numpy as np
 
 
 def evaluate_held_out(session: Session, number: int) -> Evaluation:

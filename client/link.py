@@ -17,7 +17,7 @@ from common.messages import (
     Update,
 )
 
-Setting = Mapping[str, bool | bytes | float | int | str]
+Setting = Mapping[str, bool | float | int | str]
 
 
 class Worker(Protocol):

@@ -75,9 +75,10 @@ def _fullest_slice(reference: np.ndarray) -> int | None:
 def _slice(volume: np.ndarray, place: int | None) -> np.ndarray:
     """Cut a slice and turn it as radiologists look: patient's right at the left, front up."""
     flat = volume if place is None else volume[:, :, place]
-    turned = flat[::-1, ::-1].T
+    turned: np.ndarray = flat[::-1, ::-1].T
     factor = max(1, -(-SMALLEST_SIDE // max(turned.shape)))
-    return np.kron(turned, np.ones((factor, factor), turned.dtype))
+    magnified: np.ndarray = np.kron(turned, np.ones((factor, factor), turned.dtype))
+    return magnified
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -26,8 +26,8 @@ class DatasetEntry:
     """One dataset of a site.
 
     Attributes:
-        folder: Where ``dataset.json`` is; relative to the profile's file. ``${NAME}`` stands for
-            an environment variable.
+        folder: Where ``dataset.json`` is; relative to the profile's file. ``${NAME}`` stands
+            for an environment variable.
         modality: The study's name of the modality, e.g. ``ct``.
         labels: The dataset's label name, or its id as text, to the study's label; labels whose
             names are equal in both need not be listed.

@@ -34,6 +34,7 @@ class Session:
         optimizer: Of all parameters.
         state: State files of the federated rounds.
         kept: Weights that never leave the site, after the newest round.
+        warm_round: Round whose optimiser state is in memory; None if it must be read.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Session:
         self.arrays = NamedArrays(network, study)
         self.optimizer = build_optimizer(network, study.training)
         self.kept: Weights = {}
+        self.warm_round: int | None = None
         self._loss = build_loss(study.loss)
         self._augment = build_augmentation(study.augmentation, study)
 

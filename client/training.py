@@ -1,9 +1,9 @@
 """Local steps: the one loop that every federated method shares."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-import time
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def schedule(training: Training, step: int, total: int) -> float:
     """Return the learning rate of a step, counted from 0 over all rounds."""
     done = min(step / max(total, 1), 1.0)
     if training.schedule == "polynomial":
-        return training.learning_rate * (1 - done) ** POLYNOMIAL_EXPONENT
+        return training.learning_rate * float((1 - done) ** POLYNOMIAL_EXPONENT)
     if training.schedule == "cosine":
         return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     return training.learning_rate
@@ -114,7 +114,7 @@ def fit(network: nn.Module, optimizer: torch.optim.Optimizer, plan: Fit) -> Fitt
             group["lr"] = schedule(training, plan.first_step + step, plan.total_steps)
         optimizer.zero_grad(set_to_none=True)
         loss = _loss_of_batch(network, plan, fitted)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if plan.anchor is not None:
             _pull(network, plan.anchor, plan.study.federation.method.proximal_mu)
         if training.gradient_clip:

@@ -142,7 +142,7 @@ class SiteWorker:
         session = self._open(job.context)
         session.cases.finish(job.pooled)
         session.check(job.kinds, job.weights)
-        self._warm_round = None
+        session.warm_round = None
         return train_alone(session, job.weights)
 
     def evaluate(self, job: EvaluateJob) -> Evaluation:
@@ -150,7 +150,7 @@ class SiteWorker:
         session = self._open(job.context)
         session.cases.finish(job.pooled)
         session.check(job.kinds, job.weights)
-        self._warm_round = None
+        session.warm_round = None
         started = time.monotonic()
         session.arrays.write(job.weights)
         session.arrays.write(session.kept_weights(job.context.round))
@@ -188,7 +188,6 @@ class SiteWorker:
             self.workspace / context.run,
             choose_device(self.profile.device),
         )
-        self._warm_round: int | None = None
         return self._session
 
     def _restore(self, session: Session, number: int) -> int | None:
@@ -196,7 +195,7 @@ class SiteWorker:
         newest = session.state.newest_before(number)
         if newest is None:
             session.reset_optimizer()
-        elif self._warm_round != newest:
+        elif session.warm_round != newest:
             optimizer, weights, _ = session.state.load(newest)
             session.reset_optimizer()
             load_optimizer(session.optimizer, session.network, optimizer)
@@ -215,7 +214,7 @@ class SiteWorker:
         session.keep_weights(number)
         metadata = {"round": str(number), "before": str(previous)}
         session.state.save(number, optimizer, session.kept, metadata)
-        self._warm_round = number
+        session.warm_round = number
 
 
 def describe(profile: Profile) -> Mapping[str, str]:

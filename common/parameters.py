@@ -10,10 +10,10 @@ site           nobody; it never leaves its site
 ============== ==========================================================
 """
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-import json
 from typing import Any
 
 import numpy as np

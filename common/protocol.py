@@ -119,9 +119,11 @@ def _with_weights(kind: type[T], plain: Any, weights: Weights) -> T:
     expected = {name for name in hints if name != "weights"}
     if not isinstance(plain, dict) or set(plain) != expected:
         raise UpdateRefusedError("the answer's record has other fields than expected")
-    return kind(
+    made: Any = kind
+    value: T = made(
         **{name: _typed(hints[name], plain[name]) for name in expected}, weights=weights
     )
+    return value
 
 
 def unpack_weights(records: RecordDict) -> Weights:
@@ -132,11 +134,14 @@ def unpack_weights(records: RecordDict) -> Weights:
     """
     try:
         record = records.array_records[_ARRAYS]
-        return {str(name): array.numpy() for name, array in record.items()}
+        weights = {str(name): array.numpy() for name, array in record.items()}
     except KeyError:
         raise UpdateRefusedError("the answer has no arrays") from None
-    except (ValueError, TypeError, EOFError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - NumPy raises of many kinds on a stranger's bytes
         raise UpdateRefusedError(f"an array cannot be read: {type(error).__name__}") from None
+    if not all(isinstance(array, np.ndarray) for array in weights.values()):
+        raise UpdateRefusedError("an array cannot be read: it is an archive")
+    return weights
 
 
 def pack_failure(failure: Failure) -> RecordDict:

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 Weights = dict[str, Array]
 
 LARGEST_HEADER_BYTES = 10_000_000
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -44,6 +44,11 @@ class Slot:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """Return a contiguous array's memory as bytes, without a copy."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 @final
@@ -81,10 +86,7 @@ class TensorFile:
         slot = self.slots[name]
         array = np.empty(slot.shape, slot.dtype)
         self._file.seek(self._start + slot.begin)
-        if (
-            self._file.readinto(memoryview(array.reshape(-1)).cast("B"))
-            != slot.end - slot.begin
-        ):
+        if self._file.readinto(_bytes_of(array)) != slot.end - slot.begin:
             raise IncompatibleWeightsError(f"{name}: the file ends within this tensor")
         return array
 
@@ -93,7 +95,7 @@ class TensorFile:
         slot = self.slots[name]
         self._file.seek(self._start + slot.begin + first * slot.dtype.itemsize)
         array = np.empty(last - first, slot.dtype)
-        if self._file.readinto(memoryview(array).cast("B")) != array.nbytes:
+        if self._file.readinto(_bytes_of(array)) != array.nbytes:
             raise IncompatibleWeightsError(f"{name}: the file ends within this tensor")
         return array
 
@@ -118,6 +120,7 @@ def _read_header(text: bytes, name: str) -> tuple[dict[str, Slot], dict[str, str
         TypeError,
         AttributeError,
         IndexError,
+        OverflowError,
         RecursionError,
     ) as error:
         raise IncompatibleWeightsError(f"{name}: its header cannot be read") from error
@@ -157,7 +160,7 @@ class TensorWriter:
 
     def write(self, array: Array) -> None:
         """Append the next tensor, or the next part of it."""
-        self._file.write(memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
+        self._file.write(_bytes_of(np.ascontiguousarray(array)))
 
 
 def write_tensors(

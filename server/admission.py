@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median_low
-
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,8 @@ def check_update(update: Update, asked: Asked, table: Table) -> None:
     for name, array in update.weights.items():
         if not np.isfinite(array).all():
             raise UpdateRefusedError(f"{name}: holds NaN or infinity")
-    _check_affinities(update.report, len(asked.enrolment.accounting))
+    classes = {p.kind for p in table.values() if p.kind.startswith("head:")}
+    _check_affinities(update.report, asked.enrolment, len(classes))
 
 
 def _check_origin(report: UpdateReport, asked: Asked) -> None:
@@ -95,17 +95,17 @@ def _check_counts(report: UpdateReport, enrolment: Enrolment) -> None:
         raise UpdateRefusedError(f"reports {report.steps} steps, expected 1 or more")
 
 
-def _check_affinities(report: UpdateReport, modalities: int) -> None:
-    if len(report.affinities) > modalities:
-        raise UpdateRefusedError("reports affinities of more modalities than it has")
+def _check_affinities(report: UpdateReport, enrolment: Enrolment, classes: int) -> None:
+    if not set(report.affinities) <= set(enrolment.accounting):
+        raise UpdateRefusedError("reports affinities of modalities that it does not have")
     for affinity in report.affinities.values():
         numbers = [x for row in affinity.sums for x in row] + list(affinity.counts)
         if not all(map(math.isfinite, numbers)) or any(n < 0 for n in affinity.counts):
             raise UpdateRefusedError(
                 "its class affinities hold NaN, infinity or negative counts"
             )
-        if any(len(row) != len(affinity.counts) for row in affinity.sums):
-            raise UpdateRefusedError("its class affinities are not square")
+        if [len(row) for row in (affinity.counts, *affinity.sums)] != [classes] * (classes + 1):
+            raise UpdateRefusedError(f"its class affinities are not {classes} x {classes}")
 
 
 def change_norm(weights: Weights, before: Callable[[str], NDArray[Any]]) -> float:

@@ -1,11 +1,14 @@
 """Who takes part, and what is pooled of them before the first round."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 from common.errors import QuorumError, UpdateRefusedError
 from common.messages import ClassAffinity, Enrolment, IntensityTotals, Pooled
 from common.study.study import Study
+
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it names files in the journal
 
 
 def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None:
@@ -14,6 +17,8 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
     Raises:
         UpdateRefusedError: With the reason.
     """
+    if not SITE_NAME.fullmatch(enrolment.site):
+        raise UpdateRefusedError("has a name that cannot be a file's")
     if enrolment.study != study_hash:
         raise UpdateRefusedError("read another study")
     strangers = set(enrolment.accounting) - set(study.modalities)
@@ -30,6 +35,16 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
         skipped = sum(account.skipped.values())
         if parts != account.usable or account.usable + skipped != account.declared:
             raise UpdateRefusedError(f"its {modality} cases do not add up")
+        if min(account.train, account.validation, account.test, *account.skipped.values()) < 0:
+            raise UpdateRefusedError(f"has a negative number of {modality} cases")
+    _check_totals(enrolment, study.channels)
+
+
+def _check_totals(enrolment: Enrolment, channels: int) -> None:
+    for modality, totals in enrolment.totals.items():
+        numbers = [x for t in totals for x in (t.count, t.total, t.squares)]
+        if len(totals) != channels or not all(map(math.isfinite, numbers)):
+            raise UpdateRefusedError(f"its {modality} intensity sums cannot be pooled")
 
 
 def pool(enrolments: Iterable[Enrolment], study: Study) -> Pooled:

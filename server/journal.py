@@ -15,11 +15,11 @@
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-import shutil
 from typing import Any, final
 
 from common.errors import RunError, RunInUseError
@@ -126,8 +126,8 @@ class Journal:
         Raises:
             RunError: If one is missing or damaged.
         """
-        files = sorted(self._journal.glob("round-[0-9]*.json"))
-        rounds = [_read(ClosedRound, path) for path in files]
+        files = self._journal.glob("round-[0-9]*.json")
+        rounds = sorted((_read(ClosedRound, path) for path in files), key=lambda r: r.number)
         if [r.number for r in rounds] != list(range(1, len(rounds) + 1)):
             raise RunError(
                 f"{self._journal}: rounds are missing; found {[r.number for r in rounds]}"

@@ -6,7 +6,7 @@ arXiv:2205.11096 (modality-wise normalisation in a federation).
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import torch
@@ -81,7 +81,8 @@ def fold(network: nn.Module, modality: str) -> nn.Module:
     """Return a copy for one modality in which the banks are plain layers again."""
     plain = copy.deepcopy(network)
     for parent, name, bank in list(_children(plain, ModalityNorm)):
-        parent._modules[name] = bank.bank[modality]  # noqa: SLF001
+        if isinstance(bank, ModalityNorm):
+            parent._modules[name] = bank.bank[modality]  # noqa: SLF001
     return plain
 
 
@@ -92,21 +93,23 @@ def norm_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _swap(network: nn.Module, make: object) -> None:
+def _swap(network: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
     """Replace each norm once, in every place where a network registers it (DynUNet: twice)."""
     made: dict[int, nn.Module] = {}
     for parent, name, layer in list(_children(network, NORMS)):
         if id(layer) not in made:
-            made[id(layer)] = make(layer)  # type: ignore[operator]
+            made[id(layer)] = make(layer)
         parent._modules[name] = made[id(layer)]  # noqa: SLF001
 
 
-def _children(network: nn.Module, kind: object) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _children(
+    network: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...]
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     for parent in network.modules():
         if isinstance(parent, ModalityNorm):
             continue
         for name, child in parent.named_children():
-            if isinstance(child, kind):  # type: ignore[arg-type]
+            if isinstance(child, kind):
                 yield parent, name, child
 
 

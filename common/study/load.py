@@ -137,7 +137,7 @@ def _patch_problems(study: Study) -> list[Problem]:
                 "each dimension of the study",
             )
         )
-    elif any(side % divisor or side < 2 * divisor for side in patch):
+    elif divisor > 0 and any(side % divisor or side < 2 * divisor for side in patch):
         fitting = [max(2 * divisor, round(side / divisor) * divisor) for side in patch]
         problems.append(
             (

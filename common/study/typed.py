@@ -70,14 +70,20 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                mark = event.start_mark
+                where = f", line {mark.line + 1}" if mark is not None else ""
+                raise InputError(f"{name}{where}: anchors and aliases are not allowed")
+            if getattr(event, "tag", None):
                 line = event.start_mark.line + 1
-                raise InputError(f"{name}, line {line}: anchors and aliases are not allowed")
+                raise InputError(f"{name}, line {line}: the tag {event.tag} is not allowed")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
+        where = f", line {mark.line + 1}" if mark is not None else ""
         what = getattr(error, "problem", None) or "cannot be read"
         raise InputError(f"{name}{where}: is not valid YAML: {what}") from error
+    except RecursionError as error:
+        raise InputError(f"{name}: nested deeper than {LARGEST_DEPTH} levels") from error
     lines: dict[KeyPath, int] = {}
     if node is None:
         raise InputError(f"{name}: is empty")
@@ -109,15 +115,19 @@ def _scalar(node: yaml.Node, name: str) -> Any:
     line = node.start_mark.line + 1
     standard = "tag:yaml.org,2002:"
     kind = node.tag.removeprefix(standard)
-    if not node.tag.startswith(standard) or kind not in {"str", "int", "float", "bool", "null"}:
+    plain_kind = node.tag.startswith(standard)
+    if not plain_kind or kind not in {"str", "int", "float", "bool", "null"}:
         if kind == "timestamp":
             return str(node.value)
         raise InputError(f"{name}, line {line}: the tag {node.tag} is not allowed")
-    if kind == "float" and "e" in str(node.value).lower():
-        return float(node.value)
-    if kind == "str" and _is_exponent(str(node.value)) and node.style is None:
-        return float(node.value)  # YAML 1.1 reads 1e-3 as text; people mean the number
-    value = yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    quoted = getattr(node, "style", None) is not None
+    if kind in {"str", "float"} and not quoted and _is_exponent(str(node.value)):
+        value = float(node.value)  # YAML 1.1 reads 1e-3 as text; people mean the number
+    else:
+        try:
+            value = yaml.SafeLoader("").construct_object(node)
+        except ValueError as error:  # 0b_, or thousands of digits
+            raise InputError(f"{name}, line {line}: cannot be read as a number") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}, line {line}: {node.value} is not a finite number")
     return value
@@ -126,7 +136,8 @@ def _scalar(node: yaml.Node, name: str) -> Any:
 def _is_exponent(text: str) -> bool:
     mantissa, _, exponent = text.lower().partition("e")
     try:
-        return bool(exponent) and math.isfinite(float(text)) and float(mantissa) is not None
+        float(text)
+        return exponent != "" and mantissa.strip("+-")[:1].isdigit()
     except ValueError:
         return False
 
@@ -145,7 +156,8 @@ def as_typed(kind: type[T], plain: Any) -> tuple[T | None, list[tuple[KeyPath, s
     if problems:
         plain = _without(plain, [path for path, _ in problems])
     try:
-        value = _adapter(kind).validate_json(json.dumps(plain), strict=True)
+        adapter = _adapter(kind)  # type: ignore[arg-type] # a class is hashable
+        value: T = adapter.validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         return None, problems + _readable(error, plain)
     return (None if problems else value), problems
@@ -184,16 +196,20 @@ def _unknown_keys(kind: Any, plain: Any, path: KeyPath) -> list[tuple[KeyPath, s
 
 
 def _unknown_in_union(kind: Any, plain: Any, path: KeyPath) -> list[tuple[KeyPath, str]]:
-    choices = {name_of(c): c for c in get_args(kind) if is_dataclass(c) and _has_name(c)}
+    choices: dict[str, Any] = {name_of(c): c for c in _dataclasses_of(kind) if _has_name(c)}
     if not choices or not isinstance(plain, dict):
         members = [member for member in get_args(kind) if member is not types.NoneType]
         return _unknown_keys(members[0], plain, path) if len(members) == 1 else []
     if "name" not in plain:
         return [(path, f"has no name; expected one of {', '.join(choices)}")]
     name = plain["name"]
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         return [((*path, "name"), f"{name!r} {unknown(str(name), choices)}")]
     return _unknown_keys(choices[str(name)], plain, path)
+
+
+def _dataclasses_of(kind: Any) -> list[Any]:
+    return [member for member in get_args(kind) if is_dataclass(member)]
 
 
 def _has_name(kind: Any) -> bool:

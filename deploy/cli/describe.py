@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common.study.study import Study, study_hash
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MIB = 2**20
 ADAM_BYTES = 16  # weight, gradient and two moments, 4 bytes each
@@ -39,7 +43,7 @@ def cost_of(study: Study) -> Cost:
 
     network = build_network(study)
     table = NamedArrays(network, study).table
-    one = [sorted(study.modalities)[0]]
+    one = [min(study.modalities)]
 
     def size_of(wanted: Callable[[str], bool]) -> int:
         return sum(p.size_bytes for p in table.values() if wanted(p.kind))
@@ -54,18 +58,17 @@ def cost_of(study: Study) -> Cost:
     )
 
 
-def _activation_bytes(network: object, study: Study) -> int:
+def _activation_bytes(network: "nn.Module", study: Study) -> int:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     total = 0
 
-    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+    def count(_module: object, _inputs: object, output: object) -> None:
         nonlocal total
         if isinstance(output, Tensor):
             total += output.numel() * output.element_size()
 
-    assert isinstance(network, nn.Module)  # noqa: S101 - for the type checker
     traced = network.to("meta")
     for module in traced.modules():
         if not list(module.children()):
@@ -85,32 +88,36 @@ def in_words(study: Study, cost: Cost) -> str:
         "statistics_local": "one set; running statistics stay at each site (SiloBN)",
         "local": "stay at each site (FedBN)",
     }[study.sharing.norm]
-    distilled = study.distillation.weight and len(study.modalities) > 1
-    lines = [
-        f"Study {study.name}, hash {study_hash(study)}",
-        f"  segments   {', '.join(study.label_names)}",
-        f"  in         {', '.join(f'{m} ({c.intensity})' for m, c in study.modalities.items())}, "
-        f"{study.dimensions}-D, {study.channels} channel(s), spacing "
-        f"{'as it comes' if study.spacing_mm is None else list(study.spacing_mm)} mm",
-        f"  network    {study.network.name} with {study.network.norm} norm: "
+    rows = {
+        "segments": ", ".join(study.label_names),
+        "in": _inputs(study),
+        "network": f"{study.network.name} with {study.network.norm} norm: "
         f"{cost.parameters:,} parameters",
-        f"  norms      {sharing}",
-        f"  loss       {study.loss.name}"
-        + (
-            f", plus class affinities distilled across modalities (weight "
-            f"{study.distillation.weight:g})"
-            if distilled
-            else ""
-        ),
-        f"  locally    {amount} a round, batch {training.batch}, patch "
-        f"{list(training.patch)}, {training.optimizer} at {training.learning_rate:g}, "
-        f"{training.schedule} schedule",
-        f"  rounds     {federation.rounds} of {federation.method.name}, at least "
-        f"{federation.minimum_sites} site(s), {federation.minimum_sites_per_modality} a modality",
-        f"  held out   {study.evaluation.validation:.0%} of the people to choose the best round, "
-        f"{study.evaluation.test:.0%} for the final figures",
-        f"  a round    {cost.down_bytes / MIB:.2f} MiB to a site with one modality, "
+        "norms": sharing,
+        "loss": study.loss.name + _distilled(study),
+        "locally": f"{amount} a round, batch {training.batch}, patch {list(training.patch)}, "
+        f"{training.optimizer} at {training.learning_rate:g}, {training.schedule} schedule",
+        "rounds": f"{federation.rounds} of {federation.method.name}, at least "
+        f"{federation.minimum_sites} site(s), "
+        f"{federation.minimum_sites_per_modality} a modality",
+        "held out": f"{study.evaluation.validation:.0%} of the people to choose the best "
+        f"round, {study.evaluation.test:.0%} for the final figures",
+        "a round": f"{cost.down_bytes / MIB:.2f} MiB to a site with one modality, "
         f"{cost.up_bytes / MIB:.2f} MiB back",
-        f"  a step     about {cost.step_bytes / MIB:.0f} MiB of memory, and the framework's own",
-    ]
-    return "\n".join(lines)
+        "a step": f"about {cost.step_bytes / MIB:.0f} MiB of memory, beside the framework's",
+    }
+    head = f"Study {study.name}, hash {study_hash(study)}"
+    return "\n".join([head, *(f"  {name:<10} {text}" for name, text in rows.items())])
+
+
+def _inputs(study: Study) -> str:
+    modalities = ", ".join(f"{m} ({c.intensity})" for m, c in study.modalities.items())
+    spacing = "as it comes" if study.spacing_mm is None else f"{list(study.spacing_mm)} mm"
+    return f"{modalities}; {study.dimensions}-D, {study.channels} channel(s), spacing {spacing}"
+
+
+def _distilled(study: Study) -> str:
+    weight = study.distillation.weight
+    if not weight or len(study.modalities) == 1:
+        return ""
+    return f", plus class affinities distilled across modalities (weight {weight:g})"

@@ -24,7 +24,7 @@ app.add_typer(study_app, name="study")
 INTERRUPTED = 130
 Processes = Annotated[int, typer.Option(min=1, help="Spread the sites over so many processes.")]
 Sites = Annotated[
-    list[Path], typer.Option("--site", help="A site's profile; once for each site.")
+    list[Path] | None, typer.Option("--site", help="A site's profile; once for each site.")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
@@ -55,6 +55,12 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def _wide() -> Console:
+    """Return a console that does not fold tables where nobody's terminal limits them."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 # --- studies -------------------------------------------------------------------------------
 
 
@@ -73,8 +79,8 @@ def study_new(target: Annotated[Path, typer.Argument(help="File to write.")]) ->
 
 @study_app.command("check")
 def study_check(
-    file: Annotated[Path, typer.Argument(help="A study.")], site: Sites = []
-) -> None:  # noqa: B006
+    file: Annotated[Path, typer.Argument(help="A study.")], site: Sites = None
+) -> None:
     """Check a study (with --site, against those sites too) and say what would be trained."""
     from common.study.load import load_study
     from deploy.cli.describe import cost_of, in_words
@@ -106,7 +112,7 @@ def study_build(
 @app.command()
 def simulate(
     study: Annotated[Path | None, typer.Argument(help="A study.")] = None,
-    site: Sites = [],  # noqa: B006
+    site: Sites = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
     processes: Processes = 1,
@@ -124,7 +130,7 @@ def simulate(
         return
     if study is None:
         raise typer.BadParameter("give a study, or --resume RUN")
-    start(study, site, out, processes=processes, quiet=quiet)
+    start(study, site or [], out, processes=processes, quiet=quiet)
 
 
 @app.command()
@@ -166,7 +172,7 @@ def evaluate(
     from deploy.cli.scoring import evaluate_run
 
     table, cases = evaluate_run(folder, site, out or folder / "evaluations")
-    Console().print(table)
+    _wide().print(table)
     print(cases)
 
 
@@ -216,7 +222,7 @@ def networks() -> None:
     from common.networks import NETWORKS
     from deploy.cli.choices import table_of
 
-    Console().print(table_of(NETWORKS))
+    _wide().print(table_of(NETWORKS))
 
 
 @app.command()
@@ -225,7 +231,7 @@ def losses() -> None:
     from common.losses import LOSSES
     from deploy.cli.choices import table_of
 
-    Console().print(table_of(LOSSES))
+    _wide().print(table_of(LOSSES))
 
 
 @app.command()
@@ -233,7 +239,7 @@ def methods() -> None:
     """List the federated methods that a study can name, and what sharing can be."""
     from deploy.cli.choices import methods_table, sharing_table
 
-    console = Console()
+    console = _wide()
     console.print(methods_table())
     console.print(sharing_table())
 

@@ -69,7 +69,7 @@ class Progress(logging.Handler):
             take(fields)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _site(self, fields: dict[str, Any]) -> _Site:
         return self._state.sites.setdefault(str(fields.get("site")), _Site())

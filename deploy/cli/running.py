@@ -41,9 +41,10 @@ def go_on(folder: Path, *, processes: int, quiet: bool) -> None:
 
 def write_report(folder: Path, out: Path | None) -> Path:
     """Write a run's report and return where it is."""
+    from server.report.page import render_report
+
     from common.files import write_text
     from deploy.cli.site_files import collect_site_files
-    from server.report.page import render_report
     from server.run import read_run
 
     read_run(folder)
@@ -81,13 +82,14 @@ def make_phantoms(
     """Write data sets of made-up people; return the profiles' paths."""
     from deploy.phantoms import DIFFICULTIES, PhantomPlan, parse_sites, write_phantoms
 
-    if difficulty not in DIFFICULTIES:
+    level = next((name for name in DIFFICULTIES if name == difficulty), None)
+    if level is None:
         raise InputError(f"difficulty {difficulty!r}: expected {', '.join(DIFFICULTIES)}")
     plan = PhantomPlan(
         sites=parse_sites(sites, cases),
         dimensions=study.dimensions,
         labels=study.label_names,
-        difficulty=difficulty,
+        difficulty=level,
         seed=seed,
     )
     return write_phantoms(out, plan)

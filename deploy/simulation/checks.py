@@ -48,23 +48,17 @@ def _names_given_twice(profiles: Sequence[Profile], paths: Sequence[Path]) -> li
 
 def _gaps(profiles: Sequence[Profile], study: Study, study_name: str) -> list[str]:
     """Find what the study names and no site has."""
-    problems = []
     if not profiles:
         raise InputError("no site is given; use --site PROFILE, once for each site")
     has = {entry.modality for profile in profiles for entry in profile.datasets}
-    for modality in study.modalities:
-        if modality not in has:
-            problems.append(
-                f"{study_name}: modalities.{modality}: no site has this modality; "
-                f"the sites have {', '.join(sorted(has))}; take it out, or add a site"
-            )
-    annotated: set[int] = set()
-    for profile in profiles:
-        for entry in profile.datasets:
-            try:
-                annotated |= {i for case in list_cases(entry, study) for i in case.annotated}
-            except FedsegError as error:
-                problems.append(str(error))
+    problems = [
+        f"{study_name}: modalities.{modality}: no site has this modality; the sites have "
+        f"{', '.join(sorted(has))}; take it out, or add a site"
+        for modality in study.modalities
+        if modality not in has
+    ]
+    annotated, unreadable = _annotated(profiles, study)
+    problems += unreadable
     for i, label in enumerate(study.labels):
         if i + 1 not in annotated:
             problems.append(
@@ -78,3 +72,15 @@ def _gaps(profiles: Sequence[Profile], study: Study, study_name: str) -> list[st
             f"but {len(profiles)} sites are given"
         )
     return problems
+
+
+def _annotated(profiles: Sequence[Profile], study: Study) -> tuple[set[int], list[str]]:
+    """Return the classes that any case is annotated for, and the datasets without cases."""
+    found: set[int] = set()
+    problems = []
+    for entry in (entry for profile in profiles for entry in profile.datasets):
+        try:
+            found |= {i for case in list_cases(entry, study) for i in case.annotated}
+        except FedsegError as error:
+            problems.append(str(error))
+    return found, problems

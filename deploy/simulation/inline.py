@@ -11,8 +11,8 @@ from typing import final
 
 from flwr.app import DEFAULT_TTL, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.run import Run
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 ErrorCode = int
@@ -20,7 +20,7 @@ APP_RAISED: ErrorCode = 2
 APP_CRASHED: ErrorCode = 8
 HUB_NODE = 1
 
-Setting = Mapping[str, bool | bytes | float | int | str]
+Setting = Mapping[str, bool | float | int | str]
 
 
 def become_flower_task(node: int) -> None:

@@ -18,9 +18,9 @@ from typing import Any, Self, final
 
 from flwr.app import DEFAULT_TTL, Error, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.supercore.run import Run
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 
 from common.events import HUB, SITE, emit, fields_of
 from deploy.simulation.inline import (

@@ -1,0 +1,68 @@
+# make            lists the targets
+# make demo       phantoms, four sites, a report; sets up .venv first if it is not there
+# make test       the default tests; sets up what they need
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := server client common deploy tests
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all bench check fmt lint types layers studies docs wheel clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) "torch==2.13.0"
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.run
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+setup: $(VENV)/.run  ## Set up .venv to run fedseg
+
+demo: $(VENV)/.run  ## Train four sites on phantoms and write a report
+	$(BIN)/fedseg demo
+
+test: $(VENV)/.dev  ## The default tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev  ## Also the slow ones
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(VENV)/.dev  ## Every benchmark, one after the other
+	for name in federating_cost hub_fold normalisation; do \
+	  $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
+
+check: fmt lint types layers  ## Format, lint, types, import contracts
+
+fmt: $(VENV)/.dev  ## Is the code formatted?
+	$(BIN)/ruff format --check $(SOURCES)
+
+lint: $(VENV)/.dev  ## Lint
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(VENV)/.dev  ## Types
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev  ## Who may import whom
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev  ## Write the study reference from the types
+	$(BIN)/python -m deploy.cli.reference docs/study.md
+
+wheel: $(VENV)/.dev  ## Build the wheel
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove what was built and set up
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
