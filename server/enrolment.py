@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from common.errors import QuorumError, UpdateRefusedError
 from common.messages import ClassAffinity, Enrolment, IntensityTotals, Pooled
+from common.study.load import NAME
 from common.study.study import Study
 
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it names files in the journal
@@ -19,6 +20,10 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
     """
     if not SITE_NAME.fullmatch(enrolment.site):
         raise UpdateRefusedError("has a name that cannot be a file's")
+    if not NAME.fullmatch(enrolment.site):  # it becomes the name of a file
+        raise UpdateRefusedError(
+            f"calls itself {enrolment.site[:60]!r}, which is no site's name"
+        )
     if enrolment.study != study_hash:
         raise UpdateRefusedError("read another study")
     strangers = set(enrolment.accounting) - set(study.modalities)

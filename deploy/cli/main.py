@@ -22,6 +22,7 @@ study_app = typer.Typer(no_args_is_help=True, help="Write, check and build studi
 app.add_typer(study_app, name="study")
 
 INTERRUPTED = 130
+GO_ON = "interrupted; a run goes on with: fedseg simulate --resume RUN"
 Processes = Annotated[int, typer.Option(min=1, help="Spread the sites over so many processes.")]
 Sites = Annotated[
     list[Path] | None, typer.Option("--site", help="A site's profile; once for each site.")
@@ -33,11 +34,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 def run() -> None:
     """Run the command line; the installed ``fedseg``."""
     try:
-        app(standalone_mode=False)
-    except typer.Abort:
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail("interrupted; a run goes on with: fedseg simulate --resume RUN", INTERRUPTED)
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(GO_ON, INTERRUPTED)
     except FedsegError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
@@ -47,6 +46,9 @@ def run() -> None:
         if code is None or not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), int(code))
+    if code == INTERRUPTED:  # typer turns Ctrl-C into a return value
+        _fail(GO_ON, INTERRUPTED)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:

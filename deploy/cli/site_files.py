@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.errors import RunError
 from server.report.facts import CasePictures, CaseRow, SiteFiles
+from server.run import read_run
 
 SITES_FOLDER = "sites"
 
@@ -29,16 +30,19 @@ def collect_site_files(run: Path, pictures_per_site: int = 1) -> SiteFiles | Non
         its final figures.
 
     Raises:
+        InputError: If the folder is no run.
         RunError: If a file is damaged.
     """
     cases: list[CaseRow] = []
     pictures: list[CasePictures] = []
-    for folder in sorted((run / SITES_FOLDER).glob("*/*/")):
+    name = read_run(run).run
+    for site in sorted((run / SITES_FOLDER).glob("*/")):
+        folder = site / name
         if not (folder / "cases.csv").exists():
             continue
         try:
-            rows = list(_read_cases(folder / "cases.csv", folder.parent.name))
-            shown = _read_pictures(folder / "pictures", folder.parent.name)
+            rows = list(_read_cases(folder / "cases.csv", site.name))
+            shown = _read_pictures(folder / "pictures", site.name)
             pictures += sorted(shown, key=lambda p: _mean_dice(rows, p))[:pictures_per_site]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -59,6 +63,7 @@ def _read_cases(path: Path, site: str) -> Iterator[CaseRow]:
                 model=row["model"],
                 dice=float(row["dice"]),
                 missed=row["missed"] == "True",
+                spurious=row["spurious"] == "True",
             )
 
 

@@ -1,8 +1,8 @@
 """Charts as inline SVG, each with its numbers as a table.
 
-Series differ in colour, dash and marker, so that no colour needs to be told apart; colours are
-the style sheet's (``--series-1`` to ``--series-8``), so that they follow light and dark. A chart
-is drawn at the width of a phone and scales up, never down to unreadable text.
+Series differ in colour, dash and marker, so that no colour needs to be told apart. Colours are
+the style sheet's (``--series-1`` to ``--series-8``) and follow light and dark. A chart is drawn
+at the width of a phone and scales up, never down to unreadable text.
 """
 
 import math
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH = 400
-LEFT, RIGHT, TOP = 48, 14, 14
-PLOT_HEIGHT = 190
-LEGEND_ROW = 20
+WIDTH = 360
+LEFT, RIGHT, TOP = 52, 12, 14
+PLOT_HEIGHT = 180
+LEGEND_ROW, LEGEND_LEFT = 20, 8.0
 COLOURS = 8
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4")
 MOST_MARKERS = 25
-LONGEST_NAME = 34
-CHARACTER = 6.1  # mean width of a character at the charts' font size, px
+LONGEST_NAME, LONGEST_ROW = 28, 20
+CHARACTER = 6.6  # mean width of a character at the charts' font size, px
 NOTHING = "–"
 
 MARKERS = (
@@ -35,10 +35,17 @@ MARKERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart: points (x, y), x rising; NaN is left out."""
+    """One line of a chart.
+
+    Attributes:
+        name: For the legend.
+        points: (x, y), x rising; NaN is left out.
+        style: Colour, dash and marker, counted from 0; a site keeps its own in all charts.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
+    style: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +128,15 @@ def span_of(series: Iterable[Series]) -> tuple[float, float] | None:
     if not values:
         return None
     low, high = min(values), max(values)
-    return (min(low, 0.0) if low < 0.5 * high else low), high  # noqa: PLR2004
+    return (min(low, 0.0) if low < 0.5 * high else low), high
 
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
     """Write a number with a true minus; a dash where there is none."""
     if not math.isfinite(value):
         return NOTHING
-    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+    rounded = round(value, digits) or 0.0  # no signed zero
+    text = f"{rounded:+,.{digits}f}" if sign and rounded else f"{rounded:,.{digits}f}"
     return text.replace("-", "−")
 
 
@@ -142,9 +150,9 @@ def line_chart(plot: Plot) -> Figure:
     x = Scale(min(xs) - edge, max(xs) + edge, LEFT + 8, WIDTH - RIGHT - 8)
     y = Scale(y_ticks[0], y_ticks[-1], TOP + PLOT_HEIGHT, TOP)
     parts = [*_frame(plot, x, y, y_ticks), *_mark(plot, x)]
-    for index, series in enumerate(plot.series):
-        parts += _line(index, series, x, y)
-    legend, height = _legend([s.name for s in plot.series], TOP + PLOT_HEIGHT + 50)
+    for series in plot.series:
+        parts += _line(series, x, y)
+    legend, height = _legend(plot.series, TOP + PLOT_HEIGHT + 58)
     if not points:
         middle = (LEFT + WIDTH - RIGHT) / 2
         parts.append(_text(middle, TOP + PLOT_HEIGHT / 2, "no value yet", "middle"))
@@ -179,11 +187,11 @@ def _frame(plot: Plot, x: Scale, y: Scale, y_ticks: Sequence[float]) -> Iterator
         yield _text(LEFT - 6, y(value) + 4, number(value, digits), "end")
     whole = [v for v in ticks(x.low, x.high, 6) if v == int(v) and x.low <= v <= x.high]
     for value in whole:
-        yield _text(x(value), bottom + 16, f"{value:g}", "middle")
+        yield _text(x(value), bottom + 18, f"{value:g}", "middle")
     yield Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
         LEFT, WIDTH - RIGHT, bottom, bottom
     )
-    yield _text((LEFT + WIDTH - RIGHT) / 2, bottom + 33, plot.x_label, "middle", "name")
+    yield _text((LEFT + WIDTH - RIGHT) / 2, bottom + 36, plot.x_label, "middle", "name")
     yield Markup(
         '<text class="name" text-anchor="middle" transform="translate(12 {}) rotate(-90)">'
         "{}</text>"
@@ -215,8 +223,8 @@ def _mark(plot: Plot, x: Scale) -> Iterator[Markup]:
     )
 
 
-def _line(index: int, series: Series, x: Scale, y: Scale) -> Iterator[Markup]:
-    points = [(x(a), y(b)) for a, b in series.points if math.isfinite(b)]
+def _line(series: Series, x: Scale, y: Scale) -> Iterator[Markup]:
+    points, index = [(x(a), y(b)) for a, b in series.points if math.isfinite(b)], series.style
     if not points:
         return
     yield Markup('<polyline class="line {}" stroke-dasharray="{}" points="{}"/>').format(
@@ -239,15 +247,15 @@ def _marker(index: int, x: float, y: float) -> Markup:
     )
 
 
-def _legend(names: Sequence[str], top: float) -> tuple[list[Markup], float]:
+def _legend(lines: Sequence[Series], top: float) -> tuple[list[Markup], float]:
     """Lay out the legend in rows; return it and the chart's height."""
     parts: list[Markup] = []
-    left, row = float(LEFT), top
-    for index, name in enumerate(names):
-        shown = _short(name)
+    left, row = LEGEND_LEFT, top
+    for series in lines:
+        index, shown = series.style, _short(series.name)
         width = 38 + len(shown) * CHARACTER + 14
-        if left > LEFT and left + width > WIDTH:
-            left, row = float(LEFT), row + LEGEND_ROW
+        if left > LEGEND_LEFT and left + width > WIDTH:
+            left, row = LEGEND_LEFT, row + LEGEND_ROW
         parts.append(
             Markup(
                 '<line class="line {}" stroke-dasharray="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>'
@@ -264,9 +272,9 @@ def interval_chart(
     key: str, title: str, rows: Sequence[Interval], span: tuple[float, float]
 ) -> Figure:
     """Draw differences with their intervals, one row each, around a line at zero."""
-    marks = ticks(min(span[0], 0.0), max(span[1], 0.0), 4)
-    left = min(150.0, 24 + max((len(_short(r.name)) for r in rows), default=0) * CHARACTER)
-    x = Scale(marks[0], marks[-1], left, WIDTH - RIGHT - 4)
+    marks = ticks(min(span[0], 0.0), max(span[1], 0.0), 3)
+    left = 20 + max((len(_short(r.name, LONGEST_ROW)) for r in rows), default=0) * CHARACTER
+    x = Scale(marks[0], marks[-1], left, WIDTH - 26)
     bottom = TOP + 24 * len(rows)
     parts: list[Markup] = []
     for value in marks:
@@ -275,11 +283,11 @@ def interval_chart(
                 "axis" if value == 0 else "grid", x(value), x(value), TOP, bottom
             )
         )
-        digits = decimals(marks)
-        parts.append(_text(x(value), bottom + 16, number(value, digits, value != 0), "middle"))
+        digits = decimals((value,))
+        parts.append(_text(x(value), bottom + 16, number(value, digits, sign=True), "middle"))
     for index, row in enumerate(rows):
         parts += _interval(row, TOP + 24 * index + 12, left, x)
-    words = "← alone better · difference in Dice · federated better →"
+    words = "← alone better  ·  Dice  ·  federated better →"
     parts.append(_text(WIDTH / 2, bottom + 36, words, "middle", "name"))
     told = "Federated minus alone, mean and 95 % interval over test cases, worst first."
     return Figure(
@@ -295,7 +303,9 @@ def interval_chart(
 
 
 def _interval(row: Interval, y: float, left: float, x: Scale) -> Iterator[Markup]:
-    yield _text(left - 10, y + 4, _short(row.name), "end", "name" if row.strong else "")
+    yield _text(
+        left - 10, y + 4, _short(row.name, LONGEST_ROW), "end", "name" if row.strong else ""
+    )
     if not all(map(math.isfinite, (row.mean, row.low, row.high))):
         return
     side = "better" if row.low > 0 else "worse" if row.high < 0 else "neither"
@@ -307,8 +317,10 @@ def _interval(row: Interval, y: float, left: float, x: Scale) -> Iterator[Markup
     )
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+def _short(name: str, most: int = LONGEST_NAME) -> str:
+    return (
+        name if len(name) <= most else name[: most // 2] + "…" + name[len(name) - most // 2 :]
+    )
 
 
 def _text(x: float, y: float, words: str, anchor: str, kind: str = "") -> Markup:

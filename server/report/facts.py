@@ -15,7 +15,7 @@ from common.parameters import table_of
 from common.study.study import Study
 from server.journal import Chosen, ClosedRound, Journal
 from server.run import RunInfo, read_run
-from server.selection import metric_of
+from server.selection import mean_metric, metric_of
 
 MEAN = "mean"
 FEWEST_CASES = 6  # below, an interval over cases says little and the page says so
@@ -32,6 +32,7 @@ class CaseRow:
     model: str
     dice: float
     missed: bool
+    spurious: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +145,11 @@ class Account:
     skipped: dict[str, int]
     used: dict[int, int | None]
     odd: tuple[str, ...]
+
+    @property
+    def skipped_cases(self) -> int:
+        """Cases set aside, for whatever reason."""
+        return sum(self.skipped.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +368,7 @@ def _measures(scores: Iterable[Score], modality: str, label: str) -> Measures:
     known = {f.name for f in fields(Measures)}
     cases = held["dice"].cases if "dice" in held else 0
     values = {name: s.value for name, s in held.items() if name in known}
-    return Measures(cases=cases, structures=cases, **values)  # type: ignore[arg-type]
+    return Measures(cases=cases, structures=cases, **values)
 
 
 def _mean_of(rows: Sequence[Measures]) -> Measures:
@@ -409,8 +415,6 @@ def _validation(
 def _metric(
     rounds: Sequence[ClosedRound], last: Mapping[str, Evaluation]
 ) -> tuple[tuple[float, float], ...]:
-    from server.selection import mean_metric
-
     found = [(c.number - 1, metric_of(c)) for c in rounds]
     found.append((len(rounds), mean_metric([e.federated for e in last.values()])))
     return tuple((float(number), value) for number, value in found if value is not None)

@@ -51,13 +51,16 @@ def test_the_library_reads_what_we_write(tmp_path):
 
 def test_we_read_what_the_library_writes(tmp_path):
     path = tmp_path / "w.safetensors"
-    contiguous = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in sample().items()}
+    contiguous = {
+        name: np.ascontiguousarray(a).reshape(a.shape) for name, a in sample().items()
+    }
     safetensors.numpy.save_file(contiguous, path, metadata={"round": "3"})
 
     found = read_tensors(path, sample())
 
     assert_same(found, sample())
-    assert TensorFile(path).metadata == {"round": "3"}
+    with TensorFile(path) as file:
+        assert file.metadata == {"round": "3"}
 
 
 @settings(checked, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,9 +71,13 @@ def test_any_weights_come_back_bit_for_bit(tmp_path, weights):
     write_tensors(path, weights, {})
 
     found = read_tensors(path)
-    assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in weights.items()}
+    assert {n: a.tobytes() for n, a in found.items()} == {
+        n: a.tobytes() for n, a in weights.items()
+    }
     library = safetensors.numpy.load_file(path)
-    assert {n: a.tobytes() for n, a in library.items()} == {n: a.tobytes() for n, a in found.items()}
+    assert {n: a.tobytes() for n, a in library.items()} == {
+        n: a.tobytes() for n, a in found.items()
+    }
 
 
 def test_only_the_named_tensors_are_read_and_they_can_be_written_to(tmp_path):
@@ -141,7 +148,9 @@ FORGED = {
     "one offset": raw({"w": {**slot(), "data_offsets": [0]}}),
     "name twice": raw(b'{"w":%b,"w":%b}' % ((json.dumps(slot(0, 4, (1,))).encode(),) * 2)),
     "pickle": pickle.dumps({"w": np.ones(3)}),
-    "numpy archive": (lambda file: np.savez(file, w=np.ones(3)) or file.getvalue())(io.BytesIO()),
+    "numpy archive": (lambda file: np.savez(file, w=np.ones(3)) or file.getvalue())(
+        io.BytesIO()
+    ),
 }
 
 
@@ -162,9 +171,13 @@ def test_a_file_cut_while_it_is_read_is_refused(tmp_path):
     with TensorFile(path) as file:
         with path.open("r+b") as other:
             other.truncate(200)
-        with pytest.raises(IncompatibleWeightsError, match="w: the file ends within this tensor"):
+        with pytest.raises(
+            IncompatibleWeightsError, match="w: the file ends within this tensor"
+        ):
             file.read("w")
-        with pytest.raises(IncompatibleWeightsError, match="w: the file ends within this tensor"):
+        with pytest.raises(
+            IncompatibleWeightsError, match="w: the file ends within this tensor"
+        ):
             file.read_rows("w", 990, 1000)
 
 

@@ -58,7 +58,9 @@ def test_a_bad_site_leaves_the_others_to_finish(sites, tmp_path, monkeypatch, fa
 
     def train(self, job):
         update = honest(self, job)
-        return change(update) if self.profile.name == "ct-1" and job.context.round == 2 else update
+        return (
+            change(update) if self.profile.name == "ct-1" and job.context.round == 2 else update
+        )
 
     monkeypatch.setattr(SiteWorker, "train", train)
     folder = built(small_study(), sites, tmp_path / "run")
@@ -120,7 +122,9 @@ def test_a_modality_without_enough_sites_stops_the_run_and_keeps_what_was_accept
     assert set(Journal(folder).accepted(1)) == {"ct-1", "ct-2"}
 
 
-def test_a_stopped_run_goes_on_without_asking_again_for_what_it_has(sites, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_without_asking_again_for_what_it_has(
+    sites, tmp_path, monkeypatch
+):
     plain = built(small_study(), sites, tmp_path / "plain")
     run_simulation(plain)
     honest, asked = SiteWorker.train, []
@@ -153,9 +157,23 @@ def test_two_runs_cannot_share_a_folder(sites, tmp_path):
 
 
 def start(folder, *options):
-    command = [sys.executable, "-m", "deploy.cli.main", "simulate", "--resume", str(folder), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.cli.main",
+        "simulate",
+        "--resume",
+        str(folder),
+        *options,
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # a shell's background job ignores Ctrl-C, and its children would
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 KILLER = """
@@ -163,8 +181,6 @@ import os, signal, sys
 import common.files, common.tensors
 left = int(sys.argv[2])
 count = 0
-def moment(frame, event, arg):
-    return None
 honest = common.tensors.TensorWriter.write
 def write(self, array):
     global count
@@ -191,9 +207,13 @@ def test_a_run_killed_at_ten_moments_ends_with_the_same_bits(sites, tmp_path, un
     """Each start is killed in the middle of writing its n-th piece of a tensor file."""
     folder = built(small_study(local="true"), sites, tmp_path / "run")
     killed = 0
-    for moment in (1, 20, 75, 130, 200, 290, 377, 450, 551, 700):
-        done = subprocess.run([sys.executable, "-c", KILLER, str(folder), str(moment)], check=False,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    for moment in (1, 20, 75, 130, 160, 190, 217, 150, 151, 100):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLER, str(folder), str(moment)],
+            check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+        )
         killed += done.returncode == -signal.SIGKILL
 
     run_simulation(folder)
@@ -202,7 +222,10 @@ def test_a_run_killed_at_ten_moments_ends_with_the_same_bits(sites, tmp_path, un
     assert same_bits(last_weights(uninterrupted), last_weights(folder))
     names = ("best", "final")
     for name in names:
-        one, two = (json.loads((f / "journal" / f"{name}.json").read_text()) for f in (uninterrupted, folder))
+        one, two = (
+            json.loads((f / "journal" / f"{name}.json").read_text())
+            for f in (uninterrupted, folder)
+        )
         for evaluation in (*one.values(), *two.values()):
             evaluation.pop("seconds", None)
         assert one == two

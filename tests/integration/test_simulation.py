@@ -23,7 +23,9 @@ def test_a_run_closes_every_round_with_every_site(finished):
     rounds = Journal(finished).closed_rounds()
 
     assert [r.number for r in rounds] == [1, 2, 3]
-    assert all([a.report.site for a in r.accepted] == ["ct-1", "ct-2", "mr-1", "mr-2"] for r in rounds)
+    assert all(
+        [a.report.site for a in r.accepted] == ["ct-1", "ct-2", "mr-1", "mr-2"] for r in rounds
+    )
     assert all(not r.refused for r in rounds)
 
 
@@ -34,7 +36,10 @@ def test_the_weights_moved_and_kept_their_kinds(finished):
     assert all(np.isfinite(a).all() for a in after.values())
     assert sum(not np.array_equal(before[n], after[n]) for n in before) > len(before) // 2
     with TensorFile(Journal(finished).model(3)) as file:
-        assert json.loads(file.metadata["kinds"])[next(n for n in after if ".bank.ct." in n)] == "modality:ct"
+        assert (
+            json.loads(file.metadata["kinds"])[next(n for n in after if ".bank.ct." in n)]
+            == "modality:ct"
+        )
 
 
 def test_ct_norms_differ_from_mr_norms_after_training(finished):
@@ -70,14 +75,29 @@ def test_the_metrics_table_is_tidy_and_complete(finished):
     with (finished / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
 
-    assert list(rows[0]) == ["round", "site", "modality", "label", "metric", "value", "cases", "model"]
+    assert list(rows[0]) == [
+        "round",
+        "site",
+        "modality",
+        "label",
+        "metric",
+        "value",
+        "cases",
+        "model",
+    ]
     validated = {(r["round"], r["site"]) for r in rows if r["metric"] == "dice"}
-    assert validated == {(str(n), s) for n in (1, 2, 3) for s in ("ct-1", "ct-2", "mr-1", "mr-2")}
+    assert validated == {
+        (str(n), s) for n in (1, 2, 3) for s in ("ct-1", "ct-2", "mr-1", "mr-2")
+    }
     assert {r["model"] for r in rows if r["metric"] == "test_dice"} == {"federated", "alone"}
 
 
 def test_case_names_stay_at_the_sites(finished, sites):
-    hub_files = [p for p in finished.rglob("*") if p.is_file() and "sites" not in p.relative_to(finished).parts]
+    hub_files = [
+        p
+        for p in finished.rglob("*")
+        if p.is_file() and "sites" not in p.relative_to(finished).parts
+    ]
     secrets = [p.name.split("_0000")[0] for p in sites[0].parent.rglob("imagesTr/*")]
     folder = "imagesTr"
 
@@ -88,7 +108,9 @@ def test_case_names_stay_at_the_sites(finished, sites):
 
 
 def test_the_logs_are_json_lines_and_the_curves_are_there(finished):
-    events = [json.loads(line)["event"] for line in (finished / "hub.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)["event"] for line in (finished / "hub.jsonl").read_text().splitlines()
+    ]
 
     assert events[0] == "run_started"
     assert events[-1] == "run_finished"
@@ -119,7 +141,9 @@ def test_worker_processes_give_the_same_bits_as_one_process(sites, tmp_path, fin
 
 @pytest.mark.parametrize("sharing", ["everything", "statistics_local", "local"])
 def test_what_is_shared_follows_the_study(sites, tmp_path, sharing):
-    folder = built(small_study(rounds=2, norm="batch", sharing=sharing), sites, tmp_path / "run")
+    folder = built(
+        small_study(rounds=2, norm="batch", sharing=sharing), sites, tmp_path / "run"
+    )
 
     run_simulation(folder)
 
@@ -127,7 +151,11 @@ def test_what_is_shared_follows_the_study(sites, tmp_path, sharing):
     norms = [n for n in before if ".N." in n or "norm" in n.lower()]
     moved = {n for n in norms if not np.array_equal(before[n], after[n])}
     statistics = {n for n in norms if "running_" in n}
-    expected = {"everything": set(norms), "statistics_local": set(norms) - statistics, "local": set()}
+    expected = {
+        "everything": set(norms),
+        "statistics_local": set(norms) - statistics,
+        "local": set(),
+    }
     assert statistics
     assert moved <= expected[sharing]
     assert bool(moved) == bool(expected[sharing])
@@ -144,28 +172,44 @@ def test_a_site_with_both_modalities_trains_both_banks(tmp_path):
 
     before, after = read_tensors(folder / "initial.safetensors"), last_weights(folder)
     for modality in ("ct", "mr"):
-        assert any(not np.array_equal(before[n], after[n]) for n in before if f".bank.{modality}." in n)
+        assert any(
+            not np.array_equal(before[n], after[n]) for n in before if f".bank.{modality}." in n
+        )
 
 
 def test_a_head_is_trained_only_by_the_sites_that_annotate_its_label(tmp_path):
     from deploy.phantoms import PhantomPlan, SitePlan, write_phantoms
 
-    plan = PhantomPlan(sites=(SitePlan(name="all", modality="ct", cases=5),
-                              SitePlan(name="liver-only", modality="mr", cases=5, not_annotated=("spleen",))),
-                       dimensions=2, labels=("liver", "spleen"), difficulty="easy", seed=5, size=32)
-    folder = built(small_study(rounds=1), write_phantoms(tmp_path / "data", plan), tmp_path / "run")
+    plan = PhantomPlan(
+        sites=(
+            SitePlan(name="all", modality="ct", cases=5),
+            SitePlan(name="liver-only", modality="mr", cases=5, not_annotated=("spleen",)),
+        ),
+        dimensions=2,
+        labels=("liver", "spleen"),
+        difficulty="easy",
+        seed=5,
+        size=32,
+    )
+    folder = built(
+        small_study(rounds=1), write_phantoms(tmp_path / "data", plan), tmp_path / "run"
+    )
 
     run_simulation(folder)
 
     enrolled = json.loads((folder / "journal" / "enrolment.json").read_text())["sites"]
     assert enrolled["liver-only"]["annotated"] == ["liver"]
-    scores = json.loads((folder / "journal" / "final.json").read_text())["liver-only"]["federated"]
+    scores = json.loads((folder / "journal" / "final.json").read_text())["liver-only"][
+        "federated"
+    ]
     assert {s["label"] for s in scores} == {"liver"}
 
 
 def test_fedprox_stays_nearer_to_where_it_started(sites, tmp_path):
     def moved(name, method):
-        folder = built(small_study(rounds=2, method=method, optimizer="sgd"), sites, tmp_path / name)
+        folder = built(
+            small_study(rounds=2, method=method, optimizer="sgd"), sites, tmp_path / name
+        )
         run_simulation(folder)
         before, after = read_tensors(folder / "initial.safetensors"), last_weights(folder)
         return sum(float(((after[n] - before[n]) ** 2).sum()) for n in before)

@@ -76,7 +76,10 @@ def test_one_site_alone_keeps_its_bits(sent):
 
 
 @checked
-@given(floating.flatmap(lambda d: shapes.flatmap(lambda s: arrays(d, s))), st.lists(case_counts, min_size=2, max_size=6))
+@given(
+    floating.flatmap(lambda d: shapes.flatmap(lambda s: arrays(d, s))),
+    st.lists(case_counts, min_size=2, max_size=6),
+)
 def test_equal_arrays_stay_what_they_are(array, counts):
     mean = weighted_mean([array] * len(counts), counts)
 
@@ -91,7 +94,7 @@ def test_equal_arrays_stay_what_they_are(array, counts):
 def test_the_mean_is_numpys_average(sent):
     arrays, counts = sent
 
-    expected = np.average(np.asarray(arrays, np.float64), axis=0, weights=counts)
+    expected = np.average(np.asarray(arrays, np.longdouble), axis=0, weights=counts)
 
     size = max(float(np.max(np.abs(arrays), initial=0)), 1e-300)
     found = weighted_mean(arrays, counts).astype(np.float64)
@@ -142,7 +145,9 @@ def test_what_has_no_mean_is_refused(arrays, weights, reason):
         weighted_mean(arrays, weights)
 
 
-modalities = st.dictionaries(st.sampled_from(["ct", "mr", "pet"]), st.integers(0, 500), min_size=1)
+modalities = st.dictionaries(
+    st.sampled_from(["ct", "mr", "pet"]), st.integers(0, 500), min_size=1
+)
 sites = st.dictionaries(st.sampled_from("ABCDE"), modalities, min_size=1)
 
 
@@ -157,7 +162,9 @@ def test_weights_sum_to_one_in_site_order_and_leave_out_who_has_nothing(cases, b
 
 
 @checked
-@given(st.lists(case_counts, min_size=1, max_size=4), st.lists(case_counts, min_size=1, max_size=4))
+@given(
+    st.lists(case_counts, min_size=1, max_size=4), st.lists(case_counts, min_size=1, max_size=4)
+)
 def test_balanced_modalities_weigh_the_same_however_many_cases_they_have(ct, mr):
     cases = {f"ct-{i}": {"ct": n} for i, n in enumerate(ct)}
     cases |= {f"mr-{i}": {"mr": n} for i, n in enumerate(mr)}

@@ -45,7 +45,9 @@ def phantom_sites(
     sites = []
     for modality in modalities:
         numbers[modality] = numbers.get(modality, 0) + 1
-        sites.append(SitePlan(name=f"{modality}-{numbers[modality]}", modality=modality, cases=cases))
+        sites.append(
+            SitePlan(name=f"{modality}-{numbers[modality]}", modality=modality, cases=cases)
+        )
     plan = PhantomPlan(sites=tuple(sites), dimensions=2, labels=("liver", "spleen"),
                        difficulty="easy", seed=3, size=32)  # fmt: skip
     return [one_thread(path) for path in write_phantoms(folder, plan)]

@@ -41,7 +41,11 @@ def only_problem(text):
         ),
         ("name: small\n", "", "s.yaml, line 1: name: is missing"),
         ("name: small", "name: null", "s.yaml, line 1: name: input should be a valid string"),
-        ("dimensions: 2", "dimensions: 4", "s.yaml, line 3: dimensions: input should be 2 or 3"),
+        (
+            "dimensions: 2",
+            "dimensions: 4",
+            "s.yaml, line 3: dimensions: input should be 2 or 3",
+        ),
         ("spleen]", "no]", "s.yaml, line 2: labels.1: input should be an object (found False)"),
         (
             "{name: unet, ",
@@ -49,8 +53,16 @@ def only_problem(text):
             "s.yaml, line 7: network: has no name; expected one of unet, basic_unet, dynunet",
         ),
         ("name: unet", "name: [unet]", "s.yaml, line 7: network.name: ['unet'] is not known"),
-        ("[32, 32]", "[32.0, 32]", "s.yaml, line 8: training.patch.0: input should be a valid int"),
-        ("[32, 32]", "[true, 32]", "s.yaml, line 8: training.patch.0: input should be a valid int"),
+        (
+            "[32, 32]",
+            "[32.0, 32]",
+            "s.yaml, line 8: training.patch.0: input should be a valid int",
+        ),
+        (
+            "[32, 32]",
+            "[true, 32]",
+            "s.yaml, line 8: training.patch.0: input should be a valid int",
+        ),
         ("[-160, 240]", "[-160]", "s.yaml, line 5: modalities.ct.window.1: is missing"),
     ],
     ids=[
@@ -75,7 +87,9 @@ def test_a_wrong_value_is_refused_with_its_place(old, new, problem):
 def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest():
     problem = only_problem(text_with("patch:", "patchs:"))
 
-    assert problem.startswith("s.yaml, line 8: training.patchs: unknown key; known here: steps,")
+    assert problem.startswith(
+        "s.yaml, line 8: training.patchs: unknown key; known here: steps,"
+    )
     assert problem.endswith("did you mean patch?")
 
 
@@ -86,7 +100,9 @@ def test_a_key_of_another_network_is_unknown():
 
 
 def test_all_problems_are_told_at_once():
-    text = TEXT.replace("spleen", "3").replace("name: unet", "name: vnet") + "sed: 1\nseed: one\n"
+    text = (
+        TEXT.replace("spleen", "3").replace("name: unet", "name: vnet") + "sed: 1\nseed: one\n"
+    )
 
     places = [problem.split(": ")[1] for problem in problems_of(text)]
 
@@ -110,7 +126,11 @@ def test_all_problems_are_told_at_once():
         ("dimensions: 2", "dimensions: 0b_", "line 3: cannot be read as a number"),
         ("dimensions: 2", f"dimensions: {'1' * 5000}", "line 3: cannot be read as a number"),
         ("name: small", "name: [small", "line 2: is not valid YAML: expected ',' or ']'"),
-        ("training:", "---\ntraining:", "line 8: is not valid YAML: but found another document"),
+        (
+            "training:",
+            "---\ntraining:",
+            "line 8: is not valid YAML: but found another document",
+        ),
         ("name: small", "name: \x01", ": is not valid YAML: cannot be read"),
         ("name: small", "name: " + "[" * 25 + "]" * 25, "line 1: nested deeper than 20 levels"),
         ("name: small", "name: " + "[" * 3000 + "]" * 3000, "nested deeper than 20 levels"),

@@ -1,0 +1,154 @@
+import itertools
+
+import pytest
+
+from server import conversation
+from server.conversation import answers
+
+
+class Clock:
+    """A clock that moves only when somebody sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.naps = []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.naps.append(seconds)
+        self.now += seconds
+
+
+class Answer:
+    """As much of a Flower message as the hub looks at."""
+
+    def __init__(self, question):
+        self.metadata = self
+        self.reply_to_message_id = question
+
+
+class FakeGrid:
+    """Answers each question once its time has come; ``None`` is never.
+
+    Args:
+        clock: What time it is.
+        due: For each question, in their order, when its answer arrives.
+    """
+
+    def __init__(self, clock, *due):
+        self.clock, self.due = clock, dict(enumerate(due))
+        self.asked = []
+
+    def push_messages(self, messages):
+        self.sent = list(messages)
+        return [f"id-{i}" for i in self.due]
+
+    def pull_messages(self, names):
+        self.asked.append(sorted(names))
+        ready = [i for i, due in self.due.items() if due is not None and due <= self.clock.now]
+        for i in ready:
+            del self.due[i]
+        return [Answer(f"id-{i}") for i in ready]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(conversation, "time", clock)
+    return clock
+
+
+def asking(grid, wait=10.0):
+    questions = {10 + i: f"question {i}" for i in list(grid.due)}
+    return answers(grid, questions, wait_seconds=wait)
+
+
+def test_every_node_is_asked_once_and_answers_as_it_comes(clock):
+    grid = FakeGrid(clock, 3.0, 0.0, 1.0)
+
+    heard = [(node, answer is not None) for node, answer, _ in asking(grid)]
+
+    assert grid.sent == ["question 0", "question 1", "question 2"]
+    assert heard == [(11, True), (12, True), (10, True)]
+
+
+def test_an_answer_is_handed_on_before_the_next_is_fetched(clock):
+    grid = FakeGrid(clock, 0.0, 5.0)
+
+    node, answer, seconds = next(asking(grid))
+
+    assert (node, seconds) == (10, 0.0)
+    assert answer is not None
+    assert len(grid.asked) == 1
+
+
+def test_only_what_is_missing_is_asked_for_again(clock):
+    grid = FakeGrid(clock, 0.0, 1.0)
+
+    list(asking(grid))
+
+    assert grid.asked[0] == ["id-0", "id-1"]
+    assert all(names == ["id-1"] for names in grid.asked[1:])
+
+
+def test_who_never_answers_is_told_as_missing_after_the_wait(clock):
+    heard = list(asking(FakeGrid(clock, 0.0, None), wait=4.0))
+
+    assert [(node, answer is None) for node, answer, _ in heard] == [(10, False), (11, True)]
+    assert 4.0 < heard[1][2] < 5.0
+
+
+def test_the_wait_begins_anew_with_every_answer(clock):
+    heard = list(asking(FakeGrid(clock, 3.0, 6.0, 9.0), wait=4.0))
+
+    assert all(answer is not None for _, answer, _ in heard)
+
+
+def test_an_answer_found_only_after_the_wait_is_late(clock):
+    grid = FakeGrid(clock, 2.0)
+    pull = grid.pull_messages
+
+    def slow_pull(names):
+        clock.now += 6.0
+        return pull(names)
+
+    grid.pull_messages = slow_pull
+
+    ((node, answer, seconds),) = asking(grid, wait=4.0)
+
+    assert (node, answer, seconds) == (10, None, 6.0)
+
+
+def test_the_time_that_the_hub_takes_over_an_answer_is_not_the_sites(clock):
+    grid, heard = FakeGrid(clock, 0.0, 20.5), []
+
+    for node, answer, _ in asking(grid, wait=4.0):
+        heard.append((node, answer is not None))
+        clock.now += 20.0
+
+    assert heard == [(10, True), (11, True)]
+
+
+def test_an_answer_to_something_else_is_passed_over(clock):
+    grid = FakeGrid(clock, 1.0)
+    pull = grid.pull_messages
+    grid.pull_messages = lambda names: [Answer("a stranger's"), *pull(names)]
+
+    heard = list(itertools.islice(asking(grid), 1))
+
+    assert heard[0][0] == 10
+
+
+def test_nobody_to_ask_is_no_wait(clock):
+    assert list(asking(FakeGrid(clock))) == []
+    assert clock.now == 0.0
+
+
+def test_the_pauses_between_questions_grow_to_a_bound(clock):
+    list(asking(FakeGrid(clock, 5.0), wait=100.0))
+
+    assert clock.naps[0] == conversation.PAUSE_SECONDS
+    assert clock.naps == sorted(clock.naps)
+    assert max(clock.naps) == conversation.LONGEST_PAUSE_SECONDS
