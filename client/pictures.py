@@ -75,10 +75,9 @@ def _fullest_slice(reference: np.ndarray) -> int | None:
 def _slice(volume: np.ndarray, place: int | None) -> np.ndarray:
     """Cut a slice and turn it as radiologists look: patient's right at the left, front up."""
     flat = volume if place is None else volume[:, :, place]
-    turned: np.ndarray = flat[::-1, ::-1].T
+    turned = flat[::-1, ::-1].T
     factor = max(1, -(-SMALLEST_SIDE // max(turned.shape)))
-    magnified: np.ndarray = np.kron(turned, np.ones((factor, factor), turned.dtype))
-    return magnified
+    return turned.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

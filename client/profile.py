@@ -12,10 +12,10 @@ from pathlib import Path
 from client.data.description import Description, read_description, study_label
 from common.catalogue import nearest, unknown
 from common.errors import DatasetError, InputError, ProfileError
+from common.messages import SITE_NAME
 from common.study import Study
 from common.study.typed import KeyPath, Source, as_typed, read_yaml
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 LARGEST_PARTS = 10_000
 Problem = tuple[KeyPath, str]
@@ -98,7 +98,7 @@ def part_of(text: str) -> tuple[int, int] | None:
 
 
 def _value_problems(profile: Profile) -> Iterator[Problem]:
-    if not NAME.fullmatch(profile.name):
+    if not SITE_NAME.fullmatch(profile.name):
         rule = "expected letters, digits, - _ and ., a letter or digit first, at most 64"
         yield ("name",), f"{profile.name!r} is no usable name; {rule}"
     if not profile.datasets:

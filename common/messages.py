@@ -5,9 +5,13 @@ by reason of skipping, parameters of the study's kinds, class affinities, metric
 of intensities, times, bytes, and error codes with a fixed sentence.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from common.tensors import Weights
+
+# a site's name becomes the name of a file at the hub
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)

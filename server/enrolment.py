@@ -1,15 +1,11 @@
 """Who takes part, and what is pooled of them before the first round."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 
 from common.errors import QuorumError, UpdateRefusedError
-from common.messages import ClassAffinity, Enrolment, IntensityTotals, Pooled
-from common.study.load import NAME
+from common.messages import SITE_NAME, ClassAffinity, Enrolment, IntensityTotals, Pooled
 from common.study.study import Study
-
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it names files in the journal
 
 
 def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None:
@@ -19,8 +15,6 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
         UpdateRefusedError: With the reason.
     """
     if not SITE_NAME.fullmatch(enrolment.site):
-        raise UpdateRefusedError("has a name that cannot be a file's")
-    if not NAME.fullmatch(enrolment.site):  # it becomes the name of a file
         raise UpdateRefusedError(
             f"calls itself {enrolment.site[:60]!r}, which is no site's name"
         )
@@ -35,6 +29,11 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
         raise UpdateRefusedError("annotates labels that the study lacks")
     if not any(account.train for account in enrolment.accounting.values()):
         raise UpdateRefusedError("has no usable training case")
+    _check_accounting(enrolment)
+    _check_totals(enrolment, study.channels)
+
+
+def _check_accounting(enrolment: Enrolment) -> None:
     for modality, account in enrolment.accounting.items():
         parts = account.train + account.validation + account.test
         skipped = sum(account.skipped.values())
@@ -42,7 +41,6 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
             raise UpdateRefusedError(f"its {modality} cases do not add up")
         if min(account.train, account.validation, account.test, *account.skipped.values()) < 0:
             raise UpdateRefusedError(f"has a negative number of {modality} cases")
-    _check_totals(enrolment, study.channels)
 
 
 def _check_totals(enrolment: Enrolment, channels: int) -> None:

@@ -69,13 +69,12 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
     """Turn YAML text into plain values and the line of each; see :func:`read_yaml`."""
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                mark = event.start_mark
-                where = f", line {mark.line + 1}" if mark is not None else ""
-                raise InputError(f"{name}{where}: anchors and aliases are not allowed")
-            if getattr(event, "tag", None):
-                line = event.start_mark.line + 1
-                raise InputError(f"{name}, line {line}: the tag {event.tag} is not allowed")
+            anchored = isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None)
+            tag = getattr(event, "tag", None)
+            if anchored or tag:
+                what = "anchors and aliases are" if anchored else f"the tag {tag} is"
+                where = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+                raise InputError(f"{name}{where}: {what} not allowed")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -120,8 +119,8 @@ def _scalar(node: yaml.Node, name: str) -> Any:
         if kind == "timestamp":
             return str(node.value)
         raise InputError(f"{name}, line {line}: the tag {node.tag} is not allowed")
-    quoted = getattr(node, "style", None) is not None
-    if kind in {"str", "float"} and not quoted and _is_exponent(str(node.value)):
+    bare = getattr(node, "style", None) is None
+    if bare and kind in {"str", "float"} and _is_exponent(str(node.value)):
         value = float(node.value)  # YAML 1.1 reads 1e-3 as text; people mean the number
     else:
         try:

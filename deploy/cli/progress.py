@@ -143,6 +143,10 @@ class Progress(logging.Handler):
     def _on_alone_trained(self, fields: dict[str, Any]) -> None:
         self._site(fields).doing = f"alone: round {fields['round']} of {fields['rounds']}"
 
+    def _on_answered(self, fields: dict[str, Any]) -> None:
+        if fields["what"] == "AloneReport" and self._live is None:
+            self._say(f"  {fields['site']}: trained alone, {fields['seconds']:.0f} s")
+
     def _on_case_scored(self, fields: dict[str, Any]) -> None:
         self._state.phase = "scoring held-out cases"
         self._site(fields).doing = f"{fields['model']}: case {fields['done']} of {fields['of']}"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deploy.simulation.simulate import run_simulation
-from tests.support.federations import SMALL, DEFAULTS, built, phantom_sites, small_study
+from tests.support.federations import DEFAULTS, SMALL, built, phantom_sites, small_study
 
 
 def fedseg(*arguments, cwd=None, limit=None):
@@ -150,7 +150,7 @@ def test_what_a_study_can_name_is_listed(command):
 
 
 def damage_truncate(folder):
-    path = sorted((folder / "imagesTr").iterdir())[0]
+    path = min((folder / "imagesTr").iterdir())
     path.write_bytes(path.read_bytes()[:200])
 
 
@@ -166,7 +166,7 @@ def damage_constant(folder):
 
 
 def damage_label_id(folder):
-    path = sorted((folder / "labelsTr").iterdir())[0]
+    path = min((folder / "labelsTr").iterdir())
     image = nib.load(path)
     data = np.asarray(image.dataobj).copy()
     data[0, 0] = 9
@@ -174,7 +174,7 @@ def damage_label_id(folder):
 
 
 def damage_volume(folder):
-    path = sorted((folder / "imagesTr").iterdir())[0]
+    path = min((folder / "imagesTr").iterdir())
     nib.save(
         nib.Nifti1Image(
             np.random.default_rng(0).normal(size=(32, 32, 9)).astype(np.float32), np.eye(4)
@@ -184,7 +184,7 @@ def damage_volume(folder):
 
 
 def rewrite(folder, change):
-    path = sorted((folder / "imagesTr").iterdir())[0]
+    path = min((folder / "imagesTr").iterdir())
     image = nib.load(path)
     nib.save(
         nib.Nifti1Image(change(np.asarray(image.dataobj).astype(np.float32)), image.affine),

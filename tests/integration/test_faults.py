@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from client import app as client_app
 from client.worker import SiteWorker
 from common.errors import QuorumError, RunInUseError
 from common.messages import Update
-from dataclasses import replace
 from deploy.simulation.simulate import run_simulation
 from server.journal import Journal, owning
 from tests.support.federations import built, last_weights, same_bits, small_study
@@ -70,7 +70,7 @@ def test_a_bad_site_leaves_the_others_to_finish(sites, tmp_path, monkeypatch, fa
     second = Journal(folder).closed_rounds()[1]
     assert [a.report.site for a in second.accepted] == ["ct-2", "mr-1", "mr-2"]
     assert reason in second.refused["ct-1"]
-    assert [a.report.site for a in Journal(folder).closed_rounds()[2].accepted][0] == "ct-1"
+    assert next(a.report.site for a in Journal(folder).closed_rounds()[2].accepted) == "ct-1"
     assert "Jane_Doe" not in (folder / "hub.jsonl").read_text() + json.dumps(second.refused)
 
 
@@ -172,7 +172,7 @@ def start(folder, *options):
         stderr=subprocess.STDOUT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         # a shell's background job ignores Ctrl-C, and its children would
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 

@@ -33,9 +33,9 @@ def ct(**changes):
     ("change", "reason"),
     [
         ({"study": "0" * 64}, "read another study"),
-        ({"site": "../../etc/x"}, "has a name that cannot be a file's"),
-        ({"site": ""}, "has a name that cannot be a file's"),
-        ({"site": "a\n"}, "has a name that cannot be a file's"),
+        ({"site": "../../etc/x"}, "calls itself '../../etc/x', which is no site's name"),
+        ({"site": ""}, "calls itself ''"),
+        ({"site": "a\n"}, "calls itself 'a\\n'"),
         (
             {"accounting": {"pet": accounting(3)}},
             "has modalities that the study lacks: ['pet']",
