@@ -77,12 +77,13 @@ def _slice(volume: np.ndarray, place: int | None) -> np.ndarray:
     flat = volume if place is None else volume[:, :, place]
     turned = flat[::-1, ::-1].T
     factor = max(1, -(-SMALLEST_SIDE // max(turned.shape)))
-    return turned.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.repeat(np.repeat(turned, factor, axis=0), factor, axis=1)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(image, (1, 99))
-    return (np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    grey: np.ndarray = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
+    return grey.astype(np.uint8)
 
 
 def _painted(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -52,7 +52,6 @@ class Profile:
         datasets: At least one.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Of the processor, for training; 0 leaves the choice to torch.
-        cache_gib: Memory for prepared cases, GiB.
         predictions: Cases whose predictions are kept as files after a run.
     """
 
@@ -60,7 +59,6 @@ class Profile:
     datasets: tuple[DatasetEntry, ...]
     device: str = "auto"
     threads: int = 0
-    cache_gib: float = 8.0
     predictions: int = 3
 
 
@@ -106,7 +104,7 @@ def _value_problems(profile: Profile) -> Iterator[Problem]:
     if not DEVICE.fullmatch(profile.device):
         hint = nearest(profile.device, ("auto", "cpu", "cuda", "cuda:0"))
         yield ("device",), f"is {profile.device!r}, expected auto, cpu, cuda or cuda:N{hint}"
-    for key, high in (("threads", 1024), ("cache_gib", 1e5), ("predictions", 1_000_000)):
+    for key, high in (("threads", 1024), ("predictions", 1_000_000)):
         value = getattr(profile, key)
         if not 0 <= value <= high:
             yield (key,), f"is {value}, expected 0 to {high:g}"

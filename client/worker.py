@@ -6,7 +6,6 @@ images, and nothing that it returns holds a case's name or path.
 
 import os
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self, final
@@ -215,8 +214,3 @@ class SiteWorker:
         metadata = {"round": str(number), "before": str(previous)}
         session.state.save(number, optimizer, session.kept, metadata)
         session.warm_round = number
-
-
-def describe(profile: Profile) -> Mapping[str, str]:
-    """Return what a start-up line says of a site."""
-    return {"site": profile.name, "device": str(choose_device(profile.device))}

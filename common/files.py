@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -51,17 +51,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def write_with(path: Path, save: Callable[[Path], None]) -> None:
-    """Let ``save`` write a temporary file beside ``path``, then rename it into place."""
-    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
-    try:
-        save(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written: {error.strerror}; nothing was changed"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

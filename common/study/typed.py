@@ -67,8 +67,13 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
     """Turn YAML text into plain values and the line of each; see :func:`read_yaml`."""
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > LARGEST_DEPTH + 1:  # before it costs the time or the stack
+                raise InputError(f"{name}: nested deeper than {LARGEST_DEPTH} levels")
             anchored = isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None)
             tag = getattr(event, "tag", None)
             if anchored or tag:
@@ -81,8 +86,6 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
         where = f", line {mark.line + 1}" if mark is not None else ""
         what = getattr(error, "problem", None) or "cannot be read"
         raise InputError(f"{name}{where}: is not valid YAML: {what}") from error
-    except RecursionError as error:
-        raise InputError(f"{name}: nested deeper than {LARGEST_DEPTH} levels") from error
     lines: dict[KeyPath, int] = {}
     if node is None:
         raise InputError(f"{name}: is empty")
@@ -119,6 +122,7 @@ def _scalar(node: yaml.Node, name: str) -> Any:
         if kind == "timestamp":
             return str(node.value)
         raise InputError(f"{name}, line {line}: the tag {node.tag} is not allowed")
+    value: Any
     bare = getattr(node, "style", None) is None
     if bare and kind in {"str", "float"} and _is_exponent(str(node.value)):
         value = float(node.value)  # YAML 1.1 reads 1e-3 as text; people mean the number

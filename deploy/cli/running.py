@@ -15,7 +15,7 @@ from deploy.cli.results import summary
 from deploy.simulation.checks import load_sites
 from deploy.simulation.simulate import run_simulation, start_run
 
-DEMO_SITES, DEMO_CASES, DEMO_SEED, DEMO_DIFFICULTY = "2ct,2mri", 14, 7, "default"
+DEMO_SITES, DEMO_CASES, DEMO_SEED, DEMO_DIFFICULTY = "2ct,2mri", 30, 7, "default"
 
 
 def start(

@@ -119,6 +119,12 @@ def slot(begin=0, end=8, shape=(2,), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
+def numpy_archive():
+    file = io.BytesIO()
+    np.savez(file, w=np.ones(3))
+    return file.getvalue()
+
+
 FORGED = {
     "empty": b"",
     "shorter than a length": b"\0\0\0",
@@ -148,9 +154,7 @@ FORGED = {
     "one offset": raw({"w": {**slot(), "data_offsets": [0]}}),
     "name twice": raw(b'{"w":%b,"w":%b}' % ((json.dumps(slot(0, 4, (1,))).encode(),) * 2)),
     "pickle": pickle.dumps({"w": np.ones(3)}),
-    "numpy archive": (lambda file: np.savez(file, w=np.ones(3)) or file.getvalue())(
-        io.BytesIO()
-    ),
+    "numpy archive": numpy_archive(),
 }
 
 

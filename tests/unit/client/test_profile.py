@@ -54,13 +54,13 @@ def test_an_unknown_key_is_refused_with_line_and_nearest_spelling(tmp_path):
 
 def test_all_impossible_values_are_told_at_once(tmp_path):
     text = (
-        "name: '../north'\ndevice: cuda:x\nthreads: -1\ncache_gib: -2\npredictions: -3\n"
+        "name: '../north'\ndevice: cuda:x\nthreads: -1\npredictions: -3\n"
         "datasets:\n- {folder: '', modality: ct, part: 5/4}\n"
     )
 
     problems = "\n".join(problems_of(tmp_path, text))
 
-    for line, place in enumerate(("name", "device", "threads", "cache_gib", "predictions"), 1):
+    for line, place in enumerate(("name", "device", "threads", "predictions"), 1):
         assert f"line {line}: {place}: " in problems
     assert "datasets.0.folder: is empty" in problems
     assert "datasets.0.part: is '5/4', expected e.g. 2/4" in problems

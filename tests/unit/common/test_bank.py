@@ -154,19 +154,27 @@ def test_banks_begin_equal_and_share_nothing():
     assert bank["ct"].weight.data_ptr() != bank["mr"].weight.data_ptr()
 
 
-def test_norms_that_dynunet_registers_twice_are_one():
+def test_a_norm_registered_in_two_places_gets_one_bank():
+    norm = nn.GroupNorm(2, 4)
+    network = nn.ModuleList([nn.Sequential(norm), nn.Sequential(norm)])
+
+    put_banks(network, ("ct", "mr"))
+
+    assert isinstance(network[0][0], ModalityNorm)
+    assert network[0][0] is network[1][0]
+
+
+def test_norms_that_dynunet_reaches_on_two_ways_are_one():
     network = build_network(small_study(network=DynUNet(filters=(4, 8, 8), strides=(2, 2))))
-    everywhere = [m for m in network.modules() if isinstance(m, ModalityNorm)]
-    registered = [
-        child
-        for parent in network.modules()
-        for child in parent._modules.values()
-        if isinstance(child, ModalityNorm)
+    reached = [
+        module
+        for _, module in network.named_modules(remove_duplicate=False)
+        if isinstance(module, ModalityNorm)
     ]
 
-    assert len(registered) > len(everywhere) == len({id(m) for m in registered})
-    plain = [type(m) for _, m in norm_layers(network)]
-    assert len(plain) == 2 * len(everywhere)
+    # 2 norms in each of 2 + 1 levels down and 2 levels up
+    assert len({id(module) for module in reached}) == 10 < len(reached)
+    assert len(list(norm_layers(network))) == 20
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

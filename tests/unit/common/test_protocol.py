@@ -1,7 +1,6 @@
 import io
 import json
 import math
-import zipfile
 
 import numpy as np
 import pytest
@@ -274,17 +273,16 @@ json_values = st.recursive(
 
 
 @checked
-@given(json_values, st.sampled_from([f for f in UpdateReport.__dataclass_fields__]))
+@given(json_values, st.sampled_from(list(UpdateReport.__dataclass_fields__)))
 def test_whatever_a_site_writes_is_a_report_or_refused(value, field):
     report = {**json.loads(body_of(update()))["report"], field: value}
     records = records_of(json.dumps({"report": report}), protocol.pack_weights(WEIGHTS))
 
     try:
         found = protocol.unpack(Update, records)
-    except UpdateRefusedError as error:
-        assert len(str(error)) < 300
-    else:
-        assert isinstance(found.report, UpdateReport)
+    except UpdateRefusedError:
+        return
+    assert isinstance(found.report, UpdateReport)
 
 
 def test_a_failure_is_no_answer_and_an_answer_no_failure():
@@ -303,7 +301,3 @@ def test_a_failure_cannot_flood_the_log():
     found = protocol.unpack_failure(protocol.pack_failure(long))
 
     assert (len(found.code), len(found.sentence)) == (60, 300)
-
-
-def test_zip_is_what_the_archive_really_is():
-    assert zipfile.is_zipfile(io.BytesIO(FORGED["an archive"]))

@@ -100,7 +100,6 @@ def test_an_impossible_combination_is_refused_with_its_place_and_the_cure(old, n
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
-        ("modalities: {}", "modalities: is empty; expected at least one"),
         ("spacing_mm: [1.0]", "spacing_mm: has 1 numbers, expected 2"),
         ("spacing_mm: [0.0, 1.0]", "spacing_mm: is [0.0, 1.0], expected 0.01 to 100 mm each"),
         ("channels: 0", "channels: is 0, expected 1 or more"),
@@ -128,13 +127,7 @@ def test_an_impossible_combination_is_refused_with_its_place_and_the_cure(old, n
     ids=lambda value: value if value.endswith(("}", "]")) else None,
 )
 def test_a_value_out_of_range_is_refused_with_the_range(section, problem):
-    key = section.partition(":")[0]
-    text = TEXT if key != "modalities" else TEXT.replace("modalities:", "spare:")
-    if key == "modalities":
-        text = "".join(line for line in text.splitlines(keepends=True) if line[0] != " ")
-        text = text.replace("spare:\n", "")
-
-    assert any(problem in found for found in problems_of(f"{text}{section}\n"))
+    assert any(problem in found for found in problems_of(f"{TEXT}{section}\n"))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +151,15 @@ def test_a_network_that_cannot_be_built_is_refused(section, problem):
     text = text_with("{name: unet, channels: [4, 8], strides: [2]}", section)
 
     assert any(problem in found for found in problems_of(text))
+
+
+def test_a_study_without_modalities_is_refused():
+    text = text_with("  ct: {intensity: hounsfield, window: [-160, 240]}\n", "")
+    text = text_with("modalities:\n  mr: {intensity: arbitrary}", "modalities: {}", text=text)
+
+    (problem,) = problems_of(text)
+
+    assert "modalities: is empty; expected at least one, e.g. ct or mr" in problem
 
 
 def test_a_flip_that_would_swap_sides_is_refused():

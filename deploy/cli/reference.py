@@ -1,0 +1,183 @@
+"""The reference of studies and profiles, written from the types themselves.
+
+Run as ``python -m deploy.cli.reference docs/study.md``; a test holds that the file in the
+repository is what this writes.
+"""
+
+import inspect
+import json
+import re
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from client.profile import Profile
+from common.catalogue import name_of
+from common.files import write_text
+from common.study.study import Study
+
+HEAD = """\
+# The study and the profile, key by key
+
+Written from the types by `python -m deploy.cli.reference docs/study.md`; do not edit it.
+
+Keys that are not listed here are refused, with the nearest spelling. `fedseg study check FILE`
+also holds every value against its range and says all problems of the file at once. Anchors,
+aliases, tags and keys given twice are refused.
+
+Short forms: a label may be its bare name (`- liver`), and so may a network, a loss or a method
+(`network: dynunet`, `loss: dice_ce`, `method: fedavg`), which then has its defaults. Where
+`dimensions` is 2 and no patch is given, it is `[128, 128]`.
+
+In the paths below, `N` stands for a place in a list, counted from 0 as in the problems that
+are reported, and `NAME` for a name of your own.
+"""
+PROFILE_HEAD = """\
+# The profile of a site
+
+A file of its own, which stays at the site: `fedseg simulate STUDY --site PROFILE`.
+"""
+SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+COUNTS = {2: "two", 3: "three"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One type at one place of a file.
+
+    Attributes:
+        path: Where it stands in YAML; empty at the top.
+        kind: The dataclass.
+        is_choice: Whether it is one of several that ``name`` tells apart.
+    """
+
+    path: str
+    kind: type[Any]
+    is_choice: bool = False
+
+
+def reference() -> str:
+    """Return the whole page."""
+    study = "\n".join(map(_text, sections_of(Section("", Study))))
+    profile = "\n".join(map(_text, sections_of(Section("", Profile))))
+    return f"{HEAD}\n{study}\n{PROFILE_HEAD}\n{profile}"
+
+
+def sections_of(top: Section) -> Iterator[Section]:
+    """Yield a section and those of everything inside it, in the order of the fields."""
+    yield top
+    hints = get_type_hints(top.kind)
+    for item in fields(top.kind):
+        path = f"{top.path}.{item.name}" if top.path else item.name
+        for inner in _inside(hints[item.name], path):
+            yield from sections_of(inner)
+
+
+def _inside(kind: Any, path: str) -> list[Section]:
+    """Find the dataclasses that a field's type holds."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return [Section(path, kind)]
+    if origin is tuple:
+        return _inside(parts[0], f"{path}.N")
+    if origin is dict:
+        return _inside(parts[1], f"{path}.NAME")
+    if origin in (Union, types.UnionType):
+        return [Section(path, part, is_choice=True) for part in parts if is_dataclass(part)]
+    return []
+
+
+def _text(section: Section) -> str:
+    """Return one section as Markdown: heading, what it is, a table of its keys."""
+    prose, texts = described(section.kind)
+    hints = get_type_hints(section.kind)
+    rows = [
+        f"| `{item.name}` | {_type_words(hints[item.name])} | {_default(item)} "
+        f"| {texts.get(item.name, '')} |"
+        for item in documented_fields(section)
+    ]
+    table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows]
+    end = table if rows else ["No keys of its own."]
+    return "\n".join([_heading(section), "", prose, "", *end, ""])
+
+
+def documented_fields(section: Section) -> list[Field[Any]]:
+    """Return the fields that a person writes; the name of a choice stands in its heading."""
+    return [f for f in fields(section.kind) if not (section.is_choice and f.name == "name")]
+
+
+def _heading(section: Section) -> str:
+    if not section.path:
+        return "## At the top of the file"
+    name = f": {name_of(section.kind)}" if section.is_choice else ""
+    return f"## `{section.path}{name}`"
+
+
+def described(kind: type[Any]) -> tuple[str, dict[str, str]]:
+    """Return a docstring's prose and its text for each attribute, as Markdown."""
+    prose, _, rest = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", rest, re.MULTILINE)
+    return _markdown(prose), {name: _markdown(text).replace("|", "\\|") for name, text in found}
+
+
+def _markdown(text: str) -> str:
+    paragraphs = (" ".join(part.split()) for part in text.strip().split("\n\n"))
+    return "\n\n".join(paragraphs).replace("``", "`")
+
+
+def _type_words(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind in SCALARS:
+        return SCALARS[kind]
+    if origin is Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    if origin is tuple:
+        return _list_words(parts)
+    if origin is dict:
+        return f"mapping of names to {_type_words(parts[1])}"
+    if origin in (Union, types.UnionType):
+        words = (_choice_words(part) for part in parts)
+        return " or ".join(words)
+    return "section"
+
+
+def _list_words(parts: tuple[Any, ...]) -> str:
+    if parts[-1] is Ellipsis:
+        return f"list of {_plural(parts[0])}"
+    return f"list of {COUNTS[len(parts)]} {_plural(parts[0])}"
+
+
+def _plural(kind: Any) -> str:
+    words = _type_words(kind)
+    return words if words == "text" else f"{words}s"
+
+
+def _choice_words(kind: Any) -> str:
+    if kind is types.NoneType:
+        return "`null`"
+    return f"`{name_of(kind)}`" if is_dataclass(kind) else _type_words(kind)
+
+
+def _default(item: Field[Any]) -> str:
+    value = item.default
+    if item.default_factory is not MISSING:
+        value = item.default_factory()
+    if value is MISSING:
+        return "required"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"`{name_of(type(value))}`" if "name" in asdict(value) else "its defaults"
+    return f"`{value}`" if isinstance(value, str) and value else f"`{json.dumps(value)}`"
+
+
+def run(arguments: list[str]) -> None:
+    """Write the page to the one file that is named."""
+    if len(arguments) != 1:
+        sys.exit("usage: python -m deploy.cli.reference FILE")
+    write_text(Path(arguments[0]), reference())
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
