@@ -17,6 +17,8 @@ from common.messages import (
     Update,
 )
 
+SEPARATOR = ";"  # between profiles in a run configuration, which has no lists
+
 Setting = Mapping[str, bool | float | int | str]
 
 
@@ -50,7 +52,7 @@ def worker_of(node: Setting, run: Setting) -> Worker:
     """
     profile = str(node.get("profile", ""))
     if not profile:
-        profiles = [part for part in str(run.get("sites", "")).split(";") if part]
+        profiles = [part for part in str(run.get("sites", "")).split(SEPARATOR) if part]
         place = int(node.get("partition-id", -1))
         if not 0 <= place < len(profiles):
             raise ProfileError(

@@ -54,6 +54,8 @@ def predict_file(
     study = model.study
     if modality not in study.modalities:
         raise InputError(f"modality {modality!r} {unknown(modality, study.modalities)}")
+    if not target.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{target}: a label map is NIfTI; let its name end in .nii.gz")
     if len(images) != study.channels:
         raise InputError(f"{len(images)} image files, the study has {study.channels} channels")
     if (

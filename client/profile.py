@@ -52,7 +52,7 @@ class Profile:
         datasets: At least one.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Of the processor, for training; 0 leaves the choice to torch.
-        predictions: Cases whose predictions are kept as files after a run.
+        predictions: Held-out cases of which pictures are made, for a simulation's report.
     """
 
     name: str

@@ -17,7 +17,7 @@ from common.messages import ClassAffinity
 from common.modality.affinity import from_message
 from common.networks import build_network
 from common.networks.view import NamedArrays
-from common.parameters import check_kinds, check_weights, is_used_by
+from common.parameters import SITE_ONLY, check_kinds, check_weights, is_used_by
 from common.seeds import generator, seed_of
 from common.study.study import Study
 from common.tensors import Weights, read_tensors, write_tensors
@@ -33,6 +33,7 @@ class Session:
         arrays: The network's arrays by their names on the wire.
         optimizer: Of all parameters.
         state: State files of the federated rounds.
+        first_own: Weights that never leave the site, before the first round.
         kept: Weights that never leave the site, after the newest round.
         warm_round: Round whose optimiser state is in memory; None if it must be read.
     """
@@ -51,7 +52,8 @@ class Session:
         self.network = network
         self.arrays = NamedArrays(network, study)
         self.optimizer = build_optimizer(network, study.training)
-        self.kept: Weights = {}
+        self.first_own: Weights = self.arrays.read(lambda kind: kind == SITE_ONLY)
+        self.kept = self.first_own
         self.warm_round: int | None = None
         self._loss = build_loss(study.loss)
         self._augment = build_augmentation(study.augmentation, study)
@@ -140,4 +142,9 @@ class Session:
         return read_tensors(path) if path.exists() else {}
 
     def _kept_file(self, number: int) -> Path:
-        return self.folder / "federated" / f"own-{number:05d}.safetensors"
+        return self.folder / "federated" / own_name(number)
+
+
+def own_name(number: int) -> str:
+    """Name the file of the weights that never leave a site, after a round."""
+    return f"own-{number:05d}.safetensors"

@@ -34,7 +34,7 @@ from common.messages import (
     UpdateReport,
 )
 from common.modality.affinity import as_message
-from common.parameters import is_trained_by
+from common.parameters import SITE_ONLY, is_trained_by
 from common.study.load import parse_study
 from common.study.study import study_hash
 
@@ -194,6 +194,7 @@ class SiteWorker:
         newest = session.state.newest_before(number)
         if newest is None:
             session.reset_optimizer()
+            session.arrays.write(session.first_own)
         elif session.warm_round != newest:
             optimizer, weights, _ = session.state.load(newest)
             session.reset_optimizer()
@@ -209,7 +210,7 @@ class SiteWorker:
         """Write the state after a round; what is scored later needs the site's own weights."""
         keep = session.study.training.keep_optimizer
         optimizer = optimizer_arrays(session.optimizer, session.network) if keep else {}
-        session.kept = session.arrays.read(lambda kind: kind == "site")
+        session.kept = session.arrays.read(lambda kind: kind == SITE_ONLY)
         session.keep_weights(number)
         metadata = {"round": str(number), "before": str(previous)}
         session.state.save(number, optimizer, session.kept, metadata)

@@ -23,7 +23,7 @@ from common.study.study import BACKGROUND
 from common.tensors import TensorFile, Weights, write_tensors
 
 SHARED = "shared"
-SITE = "site"
+SITE_ONLY = "site"
 
 
 @dataclass(frozen=True)

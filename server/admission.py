@@ -5,7 +5,7 @@ against the others of the same modality, so that the verdict does not depend on 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import IncompatibleWeightsError, UpdateRefusedError
-from common.messages import Enrolment, Update, UpdateReport
+from common.messages import Enrolment, Evaluation, Score, Update, UpdateReport
 from common.parameters import Table, check_weights, is_trained_by
 from common.tensors import Weights
-
-LARGEST_COUNT = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +65,7 @@ def check_update(update: Update, asked: Asked, table: Table) -> None:
             raise UpdateRefusedError(f"{name}: holds NaN or infinity")
     classes = {p.kind for p in table.values() if p.kind.startswith("head:")}
     _check_affinities(update.report, asked.enrolment, len(classes))
+    check_scores(update.report.scores, asked.enrolment)
 
 
 def _check_origin(report: UpdateReport, asked: Asked) -> None:
@@ -108,6 +107,34 @@ def _check_affinities(report: UpdateReport, enrolment: Enrolment, classes: int) 
             raise UpdateRefusedError(f"its class affinities are not {classes} x {classes}")
 
 
+def check_scores(scores: Iterable[Score], enrolment: Enrolment) -> None:
+    """Refuse scores that a site cannot have, as they choose the best round.
+
+    Raises:
+        UpdateRefusedError: For a Dice outside 0 to 1, a label or modality that the site lacks,
+            or more cases than it holds out.
+    """
+    for s in scores:
+        account = enrolment.accounting.get(s.modality)
+        if account is None or s.label not in enrolment.annotated:
+            raise UpdateRefusedError("scores a modality or label that it does not have")
+        if not 0 <= s.cases <= max(account.validation, account.test):
+            raise UpdateRefusedError(f"scores {s.cases} {s.modality} cases, more than it holds")
+        if s.metric == "dice" and s.cases and not 0 <= s.value <= 1:
+            raise UpdateRefusedError(f"reports a Dice of {s.value:g}, expected 0 to 1")
+
+
+def check_evaluation(evaluation: Evaluation, enrolment: Enrolment) -> None:
+    """Refuse an evaluation whose scores a site cannot have; see :func:`check_scores`."""
+    check_scores((*evaluation.federated, *evaluation.alone), enrolment)
+    for d in evaluation.differences:
+        known = d.label == "mean" or d.label in enrolment.annotated
+        if d.modality not in enrolment.accounting or not known:
+            raise UpdateRefusedError("compares a modality or label that it does not have")
+        if not all(-1 <= x <= 1 for x in (d.mean, d.low, d.high)):
+            raise UpdateRefusedError("reports a difference of Dice outside -1 to 1")
+
+
 def change_norm(weights: Weights, before: Callable[[str], NDArray[Any]]) -> float:
     """Return the L2 norm of an update's change of the weights.
 
@@ -145,7 +172,7 @@ def outliers(
         group = [
             norms[other] for other in norms if set(modalities[other]) & set(modalities[site])
         ]
-        middle = median_low(group)
+        middle = median_low([norm for norm in group if norm] or [0.0])
         if len(group) > 1 and norms[site] > ratio * middle:
             refused[site] = (
                 f"its change has norm {norms[site]:.4g}, more than {ratio:g} times "

@@ -19,9 +19,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study of the folder that the run configuration names under ``run``."""
-    folder = Path(str(context.run_config.get("run", "")))
-    if not folder.name:
+    named = str(context.run_config.get("run", ""))
+    if not named:
         raise InputError("run configuration: 'run' is empty; give the folder of a built study")
+    folder = Path(named)
     info = read_run(folder)
     with owning(folder):
         RoundStrategy(Journal(folder), info.typed_study, info.run).start(grid)

@@ -7,6 +7,8 @@ from common.errors import QuorumError, UpdateRefusedError
 from common.messages import SITE_NAME, ClassAffinity, Enrolment, IntensityTotals, Pooled
 from common.study.study import Study
 
+LARGEST_COUNT = 10_000_000
+
 
 def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None:
     """Refuse a site whose answer does not fit the study.
@@ -27,6 +29,8 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
         )
     if set(enrolment.annotated) - set(study.label_names):
         raise UpdateRefusedError("annotates labels that the study lacks")
+    if not enrolment.annotated:
+        raise UpdateRefusedError("annotates no label of the study")
     if not any(account.train for account in enrolment.accounting.values()):
         raise UpdateRefusedError("has no usable training case")
     _check_accounting(enrolment)
@@ -37,6 +41,8 @@ def _check_accounting(enrolment: Enrolment) -> None:
     for modality, account in enrolment.accounting.items():
         parts = account.train + account.validation + account.test
         skipped = sum(account.skipped.values())
+        if account.declared > LARGEST_COUNT:
+            raise UpdateRefusedError(f"declares {account.declared} {modality} cases")
         if parts != account.usable or account.usable + skipped != account.declared:
             raise UpdateRefusedError(f"its {modality} cases do not add up")
         if min(account.train, account.validation, account.test, *account.skipped.values()) < 0:

@@ -10,7 +10,11 @@
     journal/round-0001.json        the round is closed; written after the weights
     models/round-0001.safetensors  the weights that it closed with (the last two are kept)
     models/best.safetensors        the best round's, by the study's metric
-    journal/final.json             the evaluation after the last round
+    journal/pooled.json            intensity statistics, fixed for the run
+    journal/best.json              the best round, and the metric of every scored round
+    journal/last.json              validation of the weights after the last round
+    journal/alone.json             that the sites trained alone, for comparison
+    journal/final.json             held-out cases under the best weights
 """
 
 import fcntl

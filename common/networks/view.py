@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.modality.bank import norm_layers
-from common.parameters import SHARED, SITE, Parameter, Table, check_weights
+from common.parameters import SHARED, SITE_ONLY, Parameter, Table, check_weights
 from common.study.study import Study
 from common.tensors import Weights
 
@@ -101,7 +101,7 @@ def _kinds(network: nn.Module, study: Study) -> Callable[[str], str]:
         if sharing == "per_modality":
             return f"modality:{layer.rpartition('.bank.')[2]}"
         if sharing == "local" or leaf.startswith("running_"):
-            return SITE
+            return SITE_ONLY
         return SHARED
 
     return kind_of

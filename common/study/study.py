@@ -112,7 +112,7 @@ class Federation:
         minimum_sites_per_modality: The same within each modality of the study.
         balance_modalities: Every modality weighs the same in the average of shared
             parameters; else every case does.
-        answer_seconds: How long the hub waits for a round's answers.
+        answer_seconds: Longest wait for the next answer of a round; it starts anew with each.
         largest_norm_ratio: An update whose L2 norm is above this many times the round's
             median within its modality is refused; 0 switches the check off.
     """

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from common.errors import FedsegError
+from deploy.cli.own_packages import check_own_packages
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 def run() -> None:
     """Run the command line; the installed ``fedseg``."""
     try:
+        check_own_packages()
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         _fail(GO_ON, INTERRUPTED)

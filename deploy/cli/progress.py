@@ -30,6 +30,7 @@ class _State:
     started: float = field(default_factory=time.monotonic)
     first_round: float | None = None
     done: int = 0
+    before: int = 0
     metric: float | None = None
     sites: dict[str, _Site] = field(default_factory=dict)
 
@@ -76,6 +77,7 @@ class Progress(logging.Handler):
 
     def _on_run_started(self, fields: dict[str, Any]) -> None:
         self._state.rounds, self._state.done = int(fields["rounds"]), int(fields["closed"])
+        self._state.before = self._state.done
         self._say(
             f"run {fields['run']}: study {fields['study']}, {fields['rounds']} rounds"
             + (f", {fields['closed']} already closed" if fields["closed"] else "")
@@ -161,9 +163,11 @@ class Progress(logging.Handler):
         state = self._state
         if state.first_round is None or not state.done or state.done >= state.rounds:
             return ""
-        since = time.monotonic() - state.first_round
-        here = max(state.done - (state.round - state.done), 1) if state.round else 1
-        return f", about {_clock(since / max(here, 1) * (state.rounds - state.done))} to go"
+        here = state.done - state.before
+        if here < 1:
+            return ""
+        each = (time.monotonic() - state.first_round) / here
+        return f", about {_clock(each * (state.rounds - state.done))} to go"
 
     def _picture(self) -> Group:
         state = self._state

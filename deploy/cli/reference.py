@@ -26,7 +26,8 @@ Written from the types by `python -m deploy.cli.reference docs/study.md`; do not
 
 Keys that are not listed here are refused, with the nearest spelling. `fedseg study check FILE`
 also holds every value against its range and says all problems of the file at once. Anchors,
-aliases, tags and keys given twice are refused.
+aliases, tags and keys given twice are refused. The profile is a file of its own, which stays at
+its site; its keys come last.
 
 Short forms: a label may be its bare name (`- liver`), and so may a network, a loss or a method
 (`network: dynunet`, `loss: dice_ce`, `method: fedavg`), which then has its defaults. Where
@@ -34,11 +35,6 @@ Short forms: a label may be its bare name (`- liver`), and so may a network, a l
 
 In the paths below, `N` stands for a place in a list, counted from 0 as in the problems that
 are reported, and `NAME` for a name of your own.
-"""
-PROFILE_HEAD = """\
-# The profile of a site
-
-A file of its own, which stays at the site: `fedseg simulate STUDY --site PROFILE`.
 """
 SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 COUNTS = {2: "two", 3: "three"}
@@ -61,9 +57,8 @@ class Section:
 
 def reference() -> str:
     """Return the whole page."""
-    study = "\n".join(map(_text, sections_of(Section("", Study))))
-    profile = "\n".join(map(_text, sections_of(Section("", Profile))))
-    return f"{HEAD}\n{study}\n{PROFILE_HEAD}\n{profile}"
+    tops = (Section("", Study), Section("", Profile))
+    return "\n".join([HEAD, *(_text(s) for top in tops for s in sections_of(top))])
 
 
 def sections_of(top: Section) -> Iterator[Section]:
@@ -79,15 +74,19 @@ def sections_of(top: Section) -> Iterator[Section]:
 def _inside(kind: Any, path: str) -> list[Section]:
     """Find the dataclasses that a field's type holds."""
     origin, parts = get_origin(kind), get_args(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
+    if _is_section(kind):
         return [Section(path, kind)]
     if origin is tuple:
         return _inside(parts[0], f"{path}.N")
     if origin is dict:
         return _inside(parts[1], f"{path}.NAME")
     if origin in (Union, types.UnionType):
-        return [Section(path, part, is_choice=True) for part in parts if is_dataclass(part)]
+        return [Section(path, part, is_choice=True) for part in filter(_is_section, parts)]
     return []
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and is_dataclass(kind)
 
 
 def _text(section: Section) -> str:
@@ -111,7 +110,7 @@ def documented_fields(section: Section) -> list[Field[Any]]:
 
 def _heading(section: Section) -> str:
     if not section.path:
-        return "## At the top of the file"
+        return f"## {section.kind.__name__}: at the top of the file"
     name = f": {name_of(section.kind)}" if section.is_choice else ""
     return f"## `{section.path}{name}`"
 
@@ -139,8 +138,7 @@ def _type_words(kind: Any) -> str:
     if origin is dict:
         return f"mapping of names to {_type_words(parts[1])}"
     if origin in (Union, types.UnionType):
-        words = (_choice_words(part) for part in parts)
-        return " or ".join(words)
+        return " or ".join(map(_choice_words, parts))
     return "section"
 
 
@@ -158,7 +156,7 @@ def _plural(kind: Any) -> str:
 def _choice_words(kind: Any) -> str:
     if kind is types.NoneType:
         return "`null`"
-    return f"`{name_of(kind)}`" if is_dataclass(kind) else _type_words(kind)
+    return f"`{name_of(kind)}`" if _is_section(kind) else _type_words(kind)
 
 
 def _default(item: Field[Any]) -> str:

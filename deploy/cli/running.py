@@ -41,10 +41,9 @@ def go_on(folder: Path, *, processes: int, quiet: bool) -> None:
 
 def write_report(folder: Path, out: Path | None) -> Path:
     """Write a run's report and return where it is."""
-    from server.report.page import render_report
-
     from common.files import write_text
     from deploy.cli.site_files import collect_site_files
+    from server.report.page import render_report
     from server.run import read_run
 
     read_run(folder)

@@ -1,17 +1,18 @@
 """A run's weights on images: one image, or a site's held-out cases."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from client.device import choose_device
 from client.predict import Model, predict_file
 from client.profile import load_profile
+from client.session import own_name
 from client.worker import SiteWorker
 from common.errors import InputError
 from common.messages import Context, EvaluateJob, Pooled
-from common.parameters import is_used_by, table_of
+from common.parameters import SITE_ONLY, is_used_by, table_of
 from common.study.study import canonical_json
 from common.tensors import Weights, read_tensors
 from server.journal import Chosen, Journal
@@ -23,30 +24,27 @@ def predict_image(
 ) -> dict[str, int]:
     """Segment one image with a run's best weights; see :func:`client.predict.predict_file`."""
     study = read_run(folder).typed_study
-    _, weights, pooled = best_of(folder)
-    if any(
-        parameter.kind == "site" for parameter in table_of(Journal(folder).model(0)).values()
-    ):
-        weights |= _own_weights(folder, site)
+    number, weights, pooled = best_of(folder)
+    if _keeps_norms_at_sites(folder):
+        weights |= read_tensors(_own_file(folder, site, number))
     model = Model(study=study, weights=weights, statistics=pooled.statistics)
     return predict_file(model, images, modality, target, device)
 
 
-def _own_weights(folder: Path, site: str) -> Weights:
-    """Read the norms that a simulated site kept, which the run's own weights lack."""
+def _own_file(folder: Path, site: str, number: int) -> Path:
+    """Name the file of the norms that a site of a simulation kept after a round."""
     info = read_run(folder)
-    number, _, _ = best_of(folder)
-    if not site:
+    path = folder / "sites" / site / info.run / "federated" / own_name(number)
+    if not site or not path.exists():
         raise InputError(
-            f"{folder}: the study keeps norms at the sites; say whose with --site, "
-            f"one of {', '.join(info.sites) or 'the sites'}"
+            f"{folder}: the study keeps norms at the sites; there are none of "
+            f"{site or chr(39) * 2}; known: {chr(44).join(info.sites)}"
         )
-    path = folder / "sites" / site / info.run / "federated" / f"own-{number:05d}.safetensors"
-    if not path.exists():
-        raise InputError(
-            f"{folder}: has no norms of site {site!r}; known: {', '.join(info.sites)}"
-        )
-    return read_tensors(path)
+    return path
+
+
+def _keeps_norms_at_sites(folder: Path) -> bool:
+    return any(p.kind == SITE_ONLY for p in table_of(Journal(folder).model(0)).values())
 
 
 def best_of(folder: Path) -> tuple[int, Weights, Pooled]:
@@ -77,7 +75,10 @@ def evaluate_run(folder: Path, profile_path: Path, out: Path) -> tuple[Table, Pa
     number, weights, pooled = best_of(folder)
     profile = load_profile(profile_path)
     worker = SiteWorker(profile, str(profile_path), out / profile.name)
-    choose_device(profile.device)
+    if _keeps_norms_at_sites(folder):
+        kept = out / profile.name / info.run / "federated" / own_name(number)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_own_file(folder, profile.name, number), kept)
     context = Context(run=info.run, study=canonical_json(study), round=number)
     has = set(worker.enrol(context).accounting)
     table = table_of(Journal(folder).model(0))

@@ -65,6 +65,14 @@ def _gaps(profiles: Sequence[Profile], study: Study, study_name: str) -> list[st
                 f"{study_name}: labels.{i}: no site annotates {label.name}; "
                 "take it out, or add a site that does"
             )
+    each = study.federation.minimum_sites_per_modality
+    for modality in sorted(has & set(study.modalities)):
+        have = sum(any(e.modality == modality for e in p.datasets) for p in profiles)
+        if have < each:
+            problems.append(
+                f"{study_name}: federation.minimum_sites_per_modality: is {each}, "
+                f"but {have} sites with {modality} are given"
+            )
     need = study.federation.minimum_sites
     if need > len(profiles):
         problems.append(

@@ -20,11 +20,11 @@ class CurveWriter(logging.Handler):
         """Write the round that was just closed."""
         if record.getMessage() == "round_closed":
             number = int(fields_of(record)["round"])
-            write_curves(
-                self._folder,
-                Journal(self._folder).closed_rounds()[number - 1],
-                fields_of(record)["metric"],
-            )
+            closed = Journal(self._folder).closed_rounds()[number - 1]
+            try:
+                write_curves(self._folder, closed, fields_of(record)["metric"])
+            except OSError:  # curves are a convenience; the run has what it needs
+                self.handleError(record)
 
 
 def write_curves(folder: Path, closed: ClosedRound, metric: float | None) -> None:

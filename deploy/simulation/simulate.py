@@ -9,7 +9,9 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
+from client.link import SEPARATOR
 from client.profile import Profile
+from common.errors import InputError
 from common.events import HUB, SITE, JsonLines
 from common.study.study import Study
 from deploy.simulation.build import build_run
@@ -29,7 +31,11 @@ def quiet_flower() -> None:
 
 def start_run(study: Study, profiles: Sequence[tuple[Profile, Path]], folder: Path) -> RunInfo:
     """Make a run's folder for a simulation with these sites."""
-    return build_run(study, folder, {p.name: str(path.resolve()) for p, path in profiles})
+    sites = {profile.name: str(path.resolve()) for profile, path in profiles}
+    for path in sites.values():
+        if SEPARATOR in path:
+            raise InputError(f"{path}: a profile's path must not hold {SEPARATOR!r}; rename it")
+    return build_run(study, folder, sites)
 
 
 def run_simulation(
@@ -51,7 +57,7 @@ def run_simulation(
     run_config = {
         "run": str(folder),
         "workspace": str((folder / SITES_FOLDER).resolve()),
-        "sites": ";".join(info.sites.values()),
+        "sites": SEPARATOR.join(info.sites.values()),
     }
     files = [
         (HUB, JsonLines(folder / HUB_LOG)),

@@ -51,11 +51,7 @@ def weighted_mean(arrays: Iterable[NDArray[Any]], weights: Sequence[float]) -> N
         seen += 1
     if first is None or mean is None or seen != len(weights):
         raise UpdateRefusedError(f"{seen} arrays for {len(weights)} weights")
-    return first.copy() if seen == 1 else _within(mean.astype(first.dtype), first)
-
-
-def _within(mean: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
-    return mean.reshape(like.shape)
+    return first.copy() if seen == 1 else mean.astype(first.dtype)
 
 
 def _check_weights(weights: Sequence[float]) -> None:

@@ -15,7 +15,7 @@ from server.enrolment import pool_affinities
 
 # Two classes, four voxels of one row at the CT site. Logits (of class 0, of class 1) and truth:
 #   voxel     0        1        2        3
-#   logits  (4, 0)   (2, 2)   (0, 6)   (1, 3)
+#   logits  4 | 0    2 | 2    0 | 6    1 | 3
 #   truth     0        0        1        1
 CT = torch.tensor([[4.0, 2.0, 0.0, 1.0], [0.0, 2.0, 6.0, 3.0]])[None, :, None]
 CT_TRUTH = torch.tensor([0, 0, 1, 1])[None, None]

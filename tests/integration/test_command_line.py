@@ -260,3 +260,46 @@ def test_a_run_goes_on_after_the_disk_was_full(own_sites, tmp_path):
     assert fedseg("simulate", "--resume", folder).returncode == 0
     assert fedseg("simulate", "--resume", tmp_path / "twin", "--processes", 2).returncode == 0
     assert fedseg("report", folder).returncode == 0
+
+
+@pytest.mark.parametrize("sharing", ["local", "statistics_local"])
+def test_evaluate_and_predict_use_the_norms_that_a_site_kept(own_sites, tmp_path, sharing):
+    folder = built(
+        small_study(rounds=2, sharing=sharing, norm="batch"), own_sites, tmp_path / "run"
+    )
+    run_simulation(folder)
+    image = next((own_sites[0].parent / "mr-1" / "imagesTr").iterdir())
+
+    scored = fedseg("evaluate", folder, "--site", own_sites[1], "-o", tmp_path / "out")
+    without = fedseg("predict", folder, image, "--modality", "mr", "-o", tmp_path / "a.nii.gz")
+    using = fedseg(
+        "predict",
+        folder,
+        image,
+        "--modality",
+        "mr",
+        "-o",
+        tmp_path / "a.nii.gz",
+        "--site",
+        "mr-1",
+    )
+
+    final = json.loads((folder / "journal" / "final.json").read_text())["mr-1"]["federated"]
+    assert all(f"{s['value']:.3f}" in scored.stdout for s in final if s["metric"] == "dice")
+    assert (without.returncode, using.returncode) == (2, 0)
+    assert "known: ct-1, mr-1" in without.stderr
+
+
+def test_a_modality_with_too_few_sites_is_refused_before_anything_starts(
+    study, own_sites, tmp_path
+):
+    study.write_text(
+        study.read_text().replace(
+            "minimum_sites_per_modality: 1", "minimum_sites_per_modality: 2"
+        )
+    )
+
+    done = simulate(study, own_sites, tmp_path / "run")
+
+    assert done.returncode == 2
+    assert "minimum_sites_per_modality: is 2, but 1 sites with ct are given" in done.stderr

@@ -274,3 +274,50 @@ def test_a_worker_process_that_dies_costs_its_site_the_round_and_no_more(sites, 
     first, second = Journal(folder).closed_rounds()
     assert list(first.refused.values()) == ["failed (Flower's error code 8)"]
     assert len(second.accepted) == 4
+
+
+def test_a_finished_run_can_be_resumed_though_the_last_round_is_the_best(
+    sites, tmp_path, monkeypatch
+):
+    """The best of the earlier rounds is gone by then, and must not be asked for."""
+    import client.worker
+    from common.messages import Score
+
+    dice = iter([0.6, 0.5, 0.4, 0.9])
+
+    def scored(network, cases, study, device):
+        value = next(dice)
+        return (Score(modality="ct", label="liver", metric="dice", value=value, cases=1),)
+
+    monkeypatch.setattr(client.worker, "validate", scored)
+    folder = built(small_study(rounds=4, each=0), sites[:1], tmp_path / "run")
+    run_simulation(folder)
+    best = (folder / "models" / "best.safetensors").read_bytes()
+
+    run_simulation(folder)
+
+    assert json.loads((folder / "journal" / "best.json").read_text())["best"] == {
+        "round": 4,
+        "value": 0.9,
+    }
+    assert (folder / "models" / "best.safetensors").read_bytes() == best
+
+
+def test_a_site_refuses_weights_of_another_network_or_another_kind(sites, tmp_path):
+    from dataclasses import replace as changed
+
+    from common.parameters import save_weights, table_of
+
+    folder = built(small_study(), sites, tmp_path / "run")
+    path = folder / "initial.safetensors"
+    table = table_of(path)
+    name = next(n for n, p in table.items() if p.kind == "shared")
+    table[name] = changed(table[name], kind="head:liver")
+    from common.tensors import read_tensors
+
+    save_weights(path, read_tensors(path), table, {})
+
+    with pytest.raises(
+        QuorumError, match="IncompatibleWeightsError: the weights are not those"
+    ):
+        run_simulation(folder)

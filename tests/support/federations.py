@@ -28,7 +28,7 @@ evaluation: {{validation: 0.2, test: 0.2, local: {local}}}
 
 DEFAULTS = {
     "norm": "group", "optimizer": "adamw", "rounds": 3, "minimum": 1, "each": 1,
-    "seconds": 60.0, "sharing": "per_modality", "local": "false", "method": "fedavg",
+    "seconds": 600.0, "sharing": "per_modality", "local": "false", "method": "fedavg",
 }  # fmt: skip
 
 

@@ -233,6 +233,10 @@ def test_a_change_far_above_the_others_of_its_modality_is_refused(sites, refused
     assert outliers(norms, modalities, 0.0) == {}
 
 
+def test_a_site_alone_in_its_modality_stays_even_under_a_ratio_below_one():
+    assert outliers({"A": 1.0, "B": 5.0}, {"A": CT, "B": MR}, 0.5) == {}
+
+
 def test_the_reason_tells_the_norm_the_ratio_and_the_median():
     reason = outliers({"A": 1.0, "B": 50.0}, {"A": CT, "B": CT}, 10.0)["B"]
 
