@@ -8,12 +8,13 @@ import torch
 
 from client.cases import SiteCases
 from client.data.augmentation import build_augmentation
+from client.device import in_fast_layout
 from client.profile import Profile
 from client.state import StateFolder
 from client.training import Fit, build_optimizer, steps_per_round
 from common.errors import RefusedError
 from common.losses import build_loss
-from common.messages import ClassAffinity
+from common.messages import ClassAffinity, Context
 from common.modality.affinity import from_message
 from common.networks import build_network
 from common.networks.view import NamedArrays
@@ -39,28 +40,30 @@ class Session:
     """
 
     def __init__(
-        self, profile: Profile, study: Study, run: str, folder: Path, device: torch.device
+        self,
+        profile: Profile,
+        study: Study,
+        context: Context,
+        folder: Path,
+        device: torch.device,
     ) -> None:
         self.profile, self.study, self.folder, self.device = profile, study, folder, device
-        self._run = run
+        self._of = (context.run, context.study)
         self.state = StateFolder(folder / "federated")
         self.cases = SiteCases(profile, study)
         network = build_network(study).to(device)
-        if device.type == "cuda":
-            layout = torch.channels_last_3d if study.dimensions == 3 else torch.channels_last  # noqa: PLR2004
-            network = network.to(memory_format=layout)  # type: ignore[call-overload]
-        self.network = network
-        self.arrays = NamedArrays(network, study)
-        self.optimizer = build_optimizer(network, study.training)
+        self.network = in_fast_layout(network, study.dimensions)
+        self.arrays = NamedArrays(self.network, study)
+        self.optimizer = build_optimizer(self.network, study.training)
         self.first_own: Weights = self.arrays.read(lambda kind: kind == SITE_ONLY)
         self.kept = self.first_own
         self.warm_round: int | None = None
         self._loss = build_loss(study.loss)
         self._augment = build_augmentation(study.augmentation, study)
 
-    def is_of(self, run: str, study: Study) -> bool:
+    def is_of(self, context: Context) -> bool:
         """Whether this is the session of a job's run and study."""
-        return run == self._run and study == self.study
+        return (context.run, context.study) == self._of
 
     @property
     def name(self) -> str:

@@ -69,7 +69,7 @@ def _part(arrays: Weights, prefix: str) -> Weights:
 def optimizer_arrays(optimizer: torch.optim.Optimizer, network: nn.Module) -> Weights:
     """Copy an optimiser's state out, named by parameter and quantity."""
     return {
-        f"{name}/{key}": value.detach().cpu().numpy()
+        f"{name}/{key}": value.detach().cpu().contiguous().numpy()
         for name, parameter in network.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
@@ -86,6 +86,6 @@ def load_optimizer(
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
         value = torch.from_numpy(array)
-        if key != "step":  # AdamW keeps its step count on the CPU
-            value = value.to(parameter.device)
+        if key != "step":  # a count; the rest lies in memory as its parameter does
+            value = torch.empty_like(parameter).detach().copy_(value)
         optimizer.state[parameter][key] = value

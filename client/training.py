@@ -85,7 +85,7 @@ def build_optimizer(network: nn.Module, training: Training) -> torch.optim.Optim
             nesterov=True,
             weight_decay=decay,
         )
-    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
 def schedule(training: Training, step: int, total: int) -> float:

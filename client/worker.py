@@ -13,7 +13,7 @@ from typing import Self, final
 import torch
 
 from client.alone import train_alone
-from client.device import choose_device, prepare_threads
+from client.device import choose_device, prepare_threads, release_memory
 from client.evaluation import validate
 from client.heldout import evaluate_held_out
 from client.profile import Profile, check_profile, load_profile
@@ -111,10 +111,12 @@ class SiteWorker:
             if job.validate
             else ()
         )
+        release_memory()
         validated = time.monotonic()
         plan = session.plan(number, affinities=job.pooled.affinities)
         torch.manual_seed(session.seed("dropout", number))
         fitted = fit(session.network, session.optimizer, plan)
+        release_memory()
         self._keep(session, number, previous)
         trained = session.arrays.read(
             lambda kind: is_trained_by(kind, session.trained_modalities, session.annotated)
@@ -174,16 +176,16 @@ class SiteWorker:
     # --- state -------------------------------------------------------------------------------
 
     def _open(self, context: Context) -> Session:
-        study = parse_study(context.study, "the hub's study")
-        if self._session is not None and self._session.is_of(context.run, study):
+        if self._session is not None and self._session.is_of(context):
             return self._session
+        study = parse_study(context.study, "the hub's study")
         problems = check_profile(self.profile, study, self._source)
         if problems:
             raise ProfileError(problems)
         self._session = Session(
             self.profile,
             study,
-            context.run,
+            context,
             self.workspace / context.run,
             choose_device(self.profile.device),
         )

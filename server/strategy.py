@@ -107,15 +107,16 @@ class RoundStrategy(Strategy):
             sent = protocol.size_bytes(messages[answer.site].content)
             self._admit(number, answer, sent, held, refused)
         held = self._without_outliers(held, refused)
-        self._close(number, held, refused, (started, last_ended))
+        ended = self._close(number, held, refused, (started, last_ended))
         choose(self.journal, self._rounds, None)
         self._tabulate()
-        return time.monotonic()
+        return ended
 
     def _close(
         self, number: int, held: Mapping[str, Accepted], refused: dict[str, str],
         began: tuple[float, float],
-    ) -> None:  # fmt: skip
+    ) -> float:  # fmt: skip
+        """Fold and write down; return when the new weights were there."""
         started, last_ended = began
         check_quorum(self.sites.modalities(held), self.study, f"round {number}", refused)
         folding = time.monotonic()
@@ -132,6 +133,7 @@ class RoundStrategy(Strategy):
             HUB, "round_closed", round=number, accepted=sorted(held), refused=refused,
             seconds=round(closed.seconds, 3), metric=metric_of(closed),
         )  # fmt: skip
+        return ended
 
     def _train_messages(self, number: int, sites: Iterable[str]) -> dict[str, Message]:
         last = self._rounds[-1].accepted if self._rounds else ()

@@ -50,7 +50,7 @@ class NamedArrays:
     def read(self, wanted: Callable[[str], bool] = lambda _kind: True) -> Weights:
         """Copy out the arrays whose kind is wanted."""
         return {
-            name: self._tensors[name].to("cpu", copy=True).numpy()
+            name: self._tensors[name].to("cpu", copy=True).contiguous().numpy()
             for name, parameter in self.table.items()
             if wanted(parameter.kind)
         }

@@ -108,7 +108,7 @@ def bare(folder: Path) -> None:
                     network.eval()
                     for image, label in data[site][6:]:
                         scores = sliding_window_inference(
-                            image[None], (SIDE,) * 3, BATCH, network, 0.5
+                            image[None], (SIDE,) * 3, BATCH, network, 0.5, mode="gaussian"
                         )
                         (scores.argmax(1) == label).sum()
             if number > ROUNDS:
