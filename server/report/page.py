@@ -19,10 +19,9 @@ from server.report.charts import (
     number,
     span_of,
 )
+from server.report.comparison import FEWEST_CASES, Comparison
 from server.report.facts import (
-    FEWEST_CASES,
     CaseRow,
-    Comparison,
     Facts,
     Points,
     SiteFiles,

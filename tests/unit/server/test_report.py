@@ -298,7 +298,7 @@ def read_row(cases: int, low: float, high: float) -> page.Comparison:
     difference = Difference(
         modality="ct", label="mean", mean=0.2, low=low, high=high, cases=cases
     )
-    from server.report.facts import Measures
+    from server.report.comparison import Measures
 
     return page.Comparison(
         label="mean", federated=Measures(), alone=Measures(), difference=difference
