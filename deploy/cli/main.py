@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from common.errors import FedsegError
+from deploy.cli.console import wide_console
 from deploy.cli.own_packages import check_own_packages
 
 app = typer.Typer(
@@ -57,12 +57,6 @@ def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
         print(f"fedseg: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-def _wide() -> Console:
-    """Return a console that does not fold tables where nobody's terminal limits them."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 # --- studies -------------------------------------------------------------------------------
@@ -176,7 +170,7 @@ def evaluate(
     from deploy.cli.scoring import evaluate_run
 
     table, cases = evaluate_run(folder, site, out or folder / "evaluations")
-    _wide().print(table)
+    wide_console().print(table)
     print(cases)
 
 
@@ -226,7 +220,7 @@ def networks() -> None:
     from common.networks import NETWORKS
     from deploy.cli.choices import table_of
 
-    _wide().print(table_of(NETWORKS))
+    wide_console().print(table_of(NETWORKS))
 
 
 @app.command()
@@ -235,7 +229,7 @@ def losses() -> None:
     from common.losses import LOSSES
     from deploy.cli.choices import table_of
 
-    _wide().print(table_of(LOSSES))
+    wide_console().print(table_of(LOSSES))
 
 
 @app.command()
@@ -243,7 +237,7 @@ def methods() -> None:
     """List the federated methods that a study can name, and what sharing can be."""
     from deploy.cli.choices import methods_table, sharing_table
 
-    console = _wide()
+    console = wide_console()
     console.print(methods_table())
     console.print(sharing_table())
 

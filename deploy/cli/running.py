@@ -10,6 +10,7 @@ from rich.console import Console
 from common.errors import InputError
 from common.study.load import load_study, parse_study
 from common.study.study import Study
+from deploy.cli.console import wide_console
 from deploy.cli.progress import Progress
 from deploy.cli.results import summary
 from deploy.simulation.checks import load_sites
@@ -35,7 +36,7 @@ def go_on(folder: Path, *, processes: int, quiet: bool) -> None:
     with Progress(console) as progress:
         run_simulation(folder, processes=processes, handlers=[progress])
     path = write_report(folder, None)
-    Console().print(summary(folder))
+    wide_console().print(summary(folder))
     print(f"report: {path.resolve()}")
 
 
