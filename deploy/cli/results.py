@@ -46,9 +46,9 @@ def summary(folder: Path) -> Table:
     if not rows:
         for site, evaluation in sorted(final.items()):
             for modality in sorted({s.modality for s in evaluation.federated}):
-                table.add_row(
-                    site, modality, _dice(evaluation.federated, modality), "", "", "", ""
-                )
+                held = [s for s in evaluation.federated if s.modality == modality]
+                cases = max((s.cases for s in held), default=0)
+                table.add_row(site, modality, _dice(held, modality), "", "", "", str(cases))
     return table
 
 
