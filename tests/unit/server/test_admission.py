@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from common.errors import UpdateRefusedError
-from common.messages import ClassAffinity
-from server.admission import Asked, change_norm, check_update, expected_of, outliers
+from common.messages import ClassAffinity, Difference, Evaluation, Score
+from server.admission import (
+    Asked,
+    change_norm,
+    check_evaluation,
+    check_scores,
+    check_update,
+    expected_of,
+    outliers,
+)
 from tests.support import studies
 from tests.support.studies import enrolment
 
@@ -241,3 +249,54 @@ def test_the_reason_tells_the_norm_the_ratio_and_the_median():
     reason = outliers({"A": 1.0, "B": 50.0}, {"A": CT, "B": CT}, 10.0)["B"]
 
     assert reason == "its change has norm 50, more than 10 times the median 1 of its modality"
+
+
+def score(**changes):
+    good = Score(modality="ct", label="liver", metric="dice", value=0.8, cases=1)
+    return replace(good, **changes)
+
+
+HELD = replace(
+    SITE, accounting={"ct": replace(SITE.accounting["ct"], validation=2, test=2, usable=14)}
+)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"value": 1e9},
+        {"value": -0.1},
+        {"value": float("nan")},
+        {"label": "spleen"},
+        {"modality": "mr"},
+        {"cases": 3},
+        {"cases": -1},
+    ],
+    ids=["above 1", "below 0", "not a number", "other label", "other modality", "many", "few"],
+)
+def test_a_score_that_a_site_cannot_have_does_not_choose_the_best_round(wrong):
+    check_scores([score()], HELD)
+
+    with pytest.raises(UpdateRefusedError):
+        check_scores([score(), score(**wrong)], HELD)
+
+
+def test_a_label_without_a_case_has_no_dice_and_that_is_no_fault():
+    check_scores([score(value=float("nan"), cases=0)], HELD)
+
+
+def test_a_comparison_outside_what_dice_can_differ_by_is_refused():
+    difference = Difference(modality="ct", label="mean", mean=0.1, low=0.0, high=0.2, cases=2)
+    evaluation = Evaluation(
+        site="A", round=1, federated=(score(),), alone=(), skipped={}, seconds=1.0,
+        differences=(difference,),
+    )  # fmt: skip
+    check_evaluation(evaluation, HELD)
+
+    for wrong in (replace(difference, high=7.0), replace(difference, label="spleen")):
+        with pytest.raises(UpdateRefusedError):
+            check_evaluation(replace(evaluation, differences=(wrong,)), HELD)
+
+
+def test_a_site_that_did_not_move_is_no_yardstick_for_the_others():
+    assert not outliers({"A": 0.0, "B": 3.0}, {"A": ("ct",), "B": ("ct",)}, 10.0)
