@@ -37,8 +37,8 @@ def _own_file(folder: Path, site: str, number: int) -> Path:
     path = folder / "sites" / site / info.run / "federated" / own_name(number)
     if not site or not path.exists():
         raise InputError(
-            f"{folder}: the study keeps norms at the sites, and has none of {site!r}; say whose "
-            f"with --site; known: {', '.join(info.sites)}"
+            f"{folder}: the study keeps norms at the sites, and has none of {site!r}; say "
+            f"whose with --site; known: {', '.join(info.sites)}"
         )
     return path
 
