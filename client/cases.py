@@ -39,6 +39,7 @@ class SiteCases:
 
     Attributes:
         parts: Prepared cases of ``train``, ``validation`` and ``test``.
+        totals: Intensity sums of the training cases by modality, taken before any scaling.
         annotated: Class indices that any dataset of the site annotates.
     """
 
@@ -53,6 +54,7 @@ class SiteCases:
         self.parts: dict[str, list[PreparedCase]] = {
             part: [by_name[f.modality, f.images] for f in splits[part]] for part in PARTS
         }
+        self.totals = self._totals()
         self._finished = False
 
     def _read(self, files: Sequence[CaseFiles]) -> Iterator[PreparedCase]:
@@ -106,7 +108,7 @@ class SiteCases:
             for m, count in sorted(self._counts.items())
         }
 
-    def totals(self) -> dict[str, tuple[IntensityTotals, ...]]:
+    def _totals(self) -> dict[str, tuple[IntensityTotals, ...]]:
         """Sum the intensities of the labelled voxels of the training cases, by modality."""
         sums: dict[str, tuple[IntensitySums, ...]] = {}
         for case in self.parts["train"]:

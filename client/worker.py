@@ -83,7 +83,7 @@ class SiteWorker:
             site=self.profile.name,
             study=study_hash(session.study),
             accounting=cases.accounting(),
-            totals=cases.totals(),
+            totals=cases.totals,
             version=version("fedseg"),
             annotated=tuple(session.study.classes[i] for i in cases.annotated),
         )
