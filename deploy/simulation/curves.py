@@ -1,6 +1,8 @@
 """TensorBoard events of a run, under ``tensorboard/`` in its folder."""
 
 import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
@@ -28,20 +30,39 @@ class CurveWriter(logging.Handler):
 
 
 def write_curves(folder: Path, closed: ClosedRound, metric: float | None) -> None:
-    """Add one closed round; one written before by a run that was killed is replaced."""
-    from tensorboardX import SummaryWriter
+    """Write one closed round's file; one written before by a run that was killed is replaced.
 
-    name = f".round-{closed.number:05d}"
+    Records are written here and now: tensorboardX's own writer leaves that to a thread, which
+    a Ctrl-C would catch at an unlucky moment.
+    """
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import RecordWriter
+    from tensorboardX.summary import scalar
+
     target = folder / "tensorboard"
-    for old in target.glob(f"events*{name}"):
-        old.unlink()
-    with SummaryWriter(str(target), filename_suffix=name) as writer:
-        for accepted in closed.accepted:
-            report = accepted.report
-            writer.add_scalar(f"loss/{report.site}", report.loss, closed.number)
-            writer.add_scalar(f"seconds/{report.site}", accepted.seconds, closed.number)
-            for s in report.scores:
-                tag = f"{s.metric}/{s.modality}/{s.label}/{report.site}"
-                writer.add_scalar(tag, s.value, closed.number - 1)
-        if metric is not None:
-            writer.add_scalar("validation/mean_dice", metric, closed.number - 1)
+    target.mkdir(exist_ok=True)
+    path = target / f"events.out.tfevents.{closed.number:010d}.fedseg"
+    path.unlink(missing_ok=True)
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events += [
+        Event(wall_time=now, step=step, summary=scalar(tag, value))
+        for tag, value, step in _points(closed, metric)
+    ]
+    writer = RecordWriter(str(path))
+    for event in events:
+        writer.write(event.SerializeToString())
+    writer.close()
+
+
+def _points(closed: ClosedRound, metric: float | None) -> Iterator[tuple[str, float, int]]:
+    """Yield (tag, value, round); scores are those of the weights that came into the round."""
+    for accepted in closed.accepted:
+        report = accepted.report
+        yield f"loss/{report.site}", report.loss, closed.number
+        yield f"seconds/{report.site}", accepted.seconds, closed.number
+        for s in report.scores:
+            tag = f"{s.metric}/{s.modality}/{s.label}/{report.site}"
+            yield tag, s.value, closed.number - 1
+    if metric is not None:
+        yield "validation/mean_dice", metric, closed.number - 1
