@@ -138,6 +138,11 @@ class Journal:
             )
         return rounds
 
+    def closed_round(self, number: int) -> ClosedRound:
+        """Read one closed round."""
+        closed: ClosedRound = _read(ClosedRound, self._journal / f"round-{number:04d}.json")
+        return closed
+
     def check_model(self, closed: ClosedRound) -> None:
         """Hold a closed round's weights against its digest.
 

@@ -22,7 +22,7 @@ class CurveWriter(logging.Handler):
         """Write the round that was just closed."""
         if record.getMessage() == "round_closed":
             number = int(fields_of(record)["round"])
-            closed = Journal(self._folder).closed_rounds()[number - 1]
+            closed = Journal(self._folder).closed_round(number)
             try:
                 write_curves(self._folder, closed, fields_of(record)["metric"])
             except OSError:  # curves are a convenience; the run has what it needs
