@@ -13,7 +13,7 @@ from typing import Self, final
 import torch
 
 from client.alone import train_alone
-from client.device import choose_device, prepare_threads, release_memory
+from client.device import choose_device, prepare_threads
 from client.evaluation import validate
 from client.heldout import evaluate_held_out
 from client.profile import Profile, check_profile, load_profile
@@ -111,12 +111,10 @@ class SiteWorker:
             if job.validate
             else ()
         )
-        release_memory()
         validated = time.monotonic()
         plan = session.plan(number, affinities=job.pooled.affinities)
         torch.manual_seed(session.seed("dropout", number))
         fitted = fit(session.network, session.optimizer, plan)
-        release_memory()
         self._keep(session, number, previous)
         trained = session.arrays.read(
             lambda kind: is_trained_by(kind, session.trained_modalities, session.annotated)
