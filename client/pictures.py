@@ -3,7 +3,6 @@
 They are made and kept at the site; a hub never has them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,9 +115,3 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
 
     with writing(path) as file:
         Image.fromarray(picture).save(file, format="PNG", optimize=True)
-
-
-def read_index(folder: Path) -> list[dict[str, str]]:
-    """Read which pictures a site has."""
-    path = folder / "index.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -6,9 +6,6 @@ What is shared is the study's ``sharing`` section, orthogonal to these rows.
 from dataclasses import dataclass
 from typing import Literal
 
-Aggregate = Literal["weighted_mean"]
-ServerStep = Literal["replace"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:

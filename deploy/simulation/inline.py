@@ -15,9 +15,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-ErrorCode = int
-APP_RAISED: ErrorCode = 2
-APP_CRASHED: ErrorCode = 8
+APP_RAISED, APP_CRASHED = 2, 8  # Flower's error codes
 HUB_NODE = 1
 
 Setting = Mapping[str, bool | float | int | str]
