@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all bench check fmt lint types layers studies docs wheel clean
+.PHONY: help setup demo federation test test-all bench check fmt lint types layers docs protos wheel clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ setup: $(VENV)/.run  ## Set up .venv to run fedseg
 
 demo: $(VENV)/.run  ## Train four sites on phantoms and write a report
 	$(BIN)/fedseg demo
+
+federation: $(VENV)/.run  ## A real hub and three sites on this machine, each its own processes
+	$(BIN)/fedseg federation
 
 test: $(VENV)/.dev  ## The default tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest
@@ -60,6 +63,10 @@ layers: $(VENV)/.dev  ## Who may import whom
 
 docs: $(VENV)/.dev  ## Write the study reference from the types
 	$(BIN)/python -m deploy.cli.reference docs/study.md
+
+protos: $(VENV)/.dev  ## Generate common/wire from the .proto files
+	$(BIN)/python -m grpc_tools.protoc --proto_path=common/wire=common \
+	  --python_out=. --pyi_out=. --grpc_python_out=. common/wire/control.proto common/wire/worker.proto
 
 wheel: $(VENV)/.dev  ## Build the wheel
 	$(BIN)/python -m build --wheel

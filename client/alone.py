@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 
 from client.evaluation import validate
 from client.session import Session
 from client.state import StateFolder, load_optimizer, optimizer_arrays
-from client.training import fit
+from client.training import Fitted, fit
 from common.events import SITE, emit
 from common.messages import AloneReport, Score
 from common.tensors import Weights, read_tensors, write_tensors
@@ -16,11 +17,20 @@ from common.tensors import Weights, read_tensors, write_tensors
 BEST = "best.safetensors"
 
 
-def train_alone(session: Session, initial: Weights) -> AloneReport:
+def train_alone(
+    session: Session,
+    initial: Weights,
+    after_step: Callable[[Fitted], None] = lambda _fitted: None,
+) -> AloneReport:
     """Train from the initial weights for as many steps as the federation, kill-safe.
 
     After each round's worth of steps the state is written; the weights that score best on the
     site's own validation cases are kept, as the hub keeps the federation's.
+
+    Args:
+        session: Of the study.
+        initial: The weights that the federation began with.
+        after_step: Called after each step; it may end the training by raising.
     """
     started = time.monotonic()
     state = StateFolder(session.folder / "alone")
@@ -38,7 +48,8 @@ def train_alone(session: Session, initial: Weights) -> AloneReport:
         if not session.study.training.keep_optimizer:
             session.reset_optimizer()
         torch.manual_seed(session.seed("dropout", number))
-        fitted = fit(session.network, session.optimizer, session.plan(number, affinities={}))
+        plan = session.plan(number, affinities={})
+        fitted = fit(session.network, session.optimizer, plan, after_step=after_step)
         weights = session.arrays.read()
         if number % every == 0 or number == rounds:
             value = _metric(

@@ -9,28 +9,14 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.failures import failure_of
 from client.link import Worker, worker_of
 from common import protocol
-from common.errors import FedsegError
 from common.events import SITE
-from common.messages import AloneJob, EvaluateJob, Failure, TrainJob
+from common.messages import AloneJob, EvaluateJob, TrainJob
 from common.messages import Context as JobContext
 
 app = ClientApp()
-
-SENTENCES = {
-    "StudyError": "the study cannot be used with this site's fedseg",
-    "ProfileError": "the site's profile does not fit the study",
-    "DatasetError": "a dataset of the site cannot be used",
-    "CaseError": "a case of the site cannot be used",
-    "IncompatibleWeightsError": "the weights are not those of the study's network at this site",
-    "RefusedError": "the site refuses the job",
-    "UpdateRefusedError": "the job's records are malformed",
-    "RunError": "the site cannot go on with the run",
-    "MemoryError": "the site ran out of memory",
-    "OutOfMemoryError": "the site's GPU ran out of memory",
-}
-UNKNOWN = "the site failed; its own log has the story"
 
 
 @app.query("enrol")
@@ -67,12 +53,3 @@ def _answer(
         SITE.error("job_failed", exc_info=error)
         answer = protocol.pack_failure(failure_of(error))
     return Message(answer, reply_to=message)
-
-
-def failure_of(error: Exception) -> Failure:
-    """Reduce an exception to what may leave a site."""
-    kind = type(error).__name__
-    if kind in SENTENCES:
-        return Failure(code=kind, sentence=SENTENCES[kind])
-    code = "FedsegError" if isinstance(error, FedsegError) else "Exception"
-    return Failure(code=code, sentence=UNKNOWN)

@@ -1,4 +1,8 @@
-"""From the messenger to the worker: in this process, imported only when it is needed."""
+"""From the messenger to the worker.
+
+In this process in a simulation, imported only when it is needed; over a socket in a deployment,
+where the messenger must load neither torch nor an image reader.
+"""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -42,7 +46,8 @@ def worker_of(node: Setting, run: Setting) -> Worker:
     """Return the worker of the site that this node is.
 
     Args:
-        node: The node's configuration: ``profile`` names the site's profile; a simulated node
+        node: The node's configuration: ``worker`` is the socket of the site's worker, which
+            then does everything; else ``profile`` names the site's profile; a simulated node
             has ``partition-id``, its place in the run configuration's ``sites``.
         run: The run's configuration: ``sites`` (profiles, separated by ``;``) and
             ``workspace`` (folder above the sites' own), both for simulations only.
@@ -50,6 +55,9 @@ def worker_of(node: Setting, run: Setting) -> Worker:
     Raises:
         ProfileError: If no profile is named.
     """
+    socket = str(node.get("worker", ""))
+    if socket:
+        return _remote(socket)
     profile = str(node.get("profile", ""))
     if not profile:
         profiles = [part for part in str(run.get("sites", "")).split(SEPARATOR) if part]
@@ -70,3 +78,10 @@ def _in_process(profile: str, workspace: str) -> Worker:
     from client.worker import SiteWorker
 
     return SiteWorker.open(Path(profile), Path(workspace) if workspace else None)
+
+
+@lru_cache(maxsize=64)
+def _remote(socket: str) -> Worker:
+    from client.remote import RemoteWorker
+
+    return RemoteWorker(Path(socket))

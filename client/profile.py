@@ -53,6 +53,8 @@ class Profile:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Of the processor, for training; 0 leaves the choice to torch.
         predictions: Held-out cases of which pictures are made, for a simulation's report.
+        checkpoint_seconds: Time between checkpoints within a round, in a deployment; 0 for
+            none. A worker that was ended in mid-training goes on from the newest.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Profile:
     device: str = "auto"
     threads: int = 0
     predictions: int = 3
+    checkpoint_seconds: float = 60.0
 
 
 def load_profile(path: Path) -> Profile:
@@ -104,7 +107,8 @@ def _value_problems(profile: Profile) -> Iterator[Problem]:
     if not DEVICE.fullmatch(profile.device):
         hint = nearest(profile.device, ("auto", "cpu", "cuda", "cuda:0"))
         yield ("device",), f"is {profile.device!r}, expected auto, cpu, cuda or cuda:N{hint}"
-    for key, high in (("threads", 1024), ("predictions", 1_000_000)):
+    highest = {"threads": 1024, "predictions": 1_000_000, "checkpoint_seconds": 86_400}
+    for key, high in highest.items():
         value = getattr(profile, key)
         if not 0 <= value <= high:
             yield (key,), f"is {value}, expected 0 to {high:g}"

@@ -85,6 +85,27 @@ class Session:
         """Optimiser steps of a round."""
         return steps_per_round(self.study.training, len(self.cases.parts["train"]))
 
+    @property
+    def declared(self) -> dict[str, int]:
+        """Cases in the site's datasets, by modality."""
+        return {m: account.declared for m, account in self.cases.accounting().items()}
+
+    @property
+    def training_cases(self) -> dict[str, int]:
+        """Training cases by modality, of those that have any."""
+        return {m: self.cases.count("train", m) for m in self.trained_modalities}
+
+    def not_needed(self, used: Mapping[str, int]) -> dict[str, int]:
+        """Return the usable cases that training left alone, by modality: held out, not drawn.
+
+        Args:
+            used: Training cases that were drawn, by modality.
+        """
+        return {
+            m: account.validation + account.test + account.train - used.get(m, 0)
+            for m, account in self.cases.accounting().items()
+        }
+
     def seed(self, *purpose: str | int) -> int:
         """Return a seed of this site for one purpose."""
         return seed_of(self.study.seed, self.name, *purpose)
@@ -151,3 +172,10 @@ class Session:
 def own_name(number: int) -> str:
     """Name the file of the weights that never leave a site, after a round."""
     return f"own-{number:05d}.safetensors"
+
+
+def bytes_of_arrays(study: Study) -> int:
+    """Return the bytes of all arrays of a study's network, none of which is allocated."""
+    with torch.device("meta"):
+        network = build_network(study)
+    return sum(p.size_bytes for p in NamedArrays(network, study).table.values())

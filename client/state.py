@@ -59,10 +59,11 @@ class StateFolder:
         """Return the optimiser's arrays, the kept weights and the texts of a round."""
         with TensorFile(self.path(number)) as file:
             arrays = {name: file.read(name) for name in file.slots}
-            return _part(arrays, _OPTIMIZER), _part(arrays, _WEIGHTS), file.metadata
+            return part(arrays, _OPTIMIZER), part(arrays, _WEIGHTS), file.metadata
 
 
-def _part(arrays: Weights, prefix: str) -> Weights:
+def part(arrays: Weights, prefix: str) -> Weights:
+    """Return the arrays whose names begin so, without that beginning."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
@@ -82,10 +83,13 @@ def load_optimizer(
     """Replace an optimiser's state by what :func:`optimizer_arrays` copied out."""
     optimizer.state.clear()
     parameters = dict(network.named_parameters())
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, array in arrays.items():
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
         value = torch.from_numpy(array)
         if key != "step":  # a count; the rest lies in memory as its parameter does
             value = torch.empty_like(parameter).detach().copy_(value)
+        elif fused:  # the fused optimisers want the count beside the parameter
+            value = value.to(parameter.device)
         optimizer.state[parameter][key] = value

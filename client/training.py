@@ -64,11 +64,13 @@ class Fitted:
     """What came of it.
 
     Attributes:
-        loss: Mean over the steps.
+        steps: Steps that are done.
+        loss: Sum over these steps, divided by all of them: in the end, the mean.
         used: Names of the cases that were drawn, by modality.
         sums: Class sums of the unchanged logits, by modality.
     """
 
+    steps: int = 0
     loss: float = 0.0
     used: dict[str, set[str]] = field(default_factory=dict)
     sums: dict[str, ClassSums] = field(default_factory=dict)
@@ -103,13 +105,27 @@ def steps_per_round(training: Training, cases: int) -> int:
     return training.steps or training.epochs * math.ceil(cases / training.batch)
 
 
-def fit(network: nn.Module, optimizer: torch.optim.Optimizer, plan: Fit) -> Fitted:
-    """Do the local steps; the network and the optimiser are changed in place."""
+def fit(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    plan: Fit,
+    fitted: Fitted | None = None,
+    after_step: Callable[[Fitted], None] = lambda _fitted: None,
+) -> Fitted:
+    """Do the local steps.
+
+    Args:
+        network: Changed in place.
+        optimizer: Changed in place.
+        plan: What to do; its generator is drawn from.
+        fitted: What came of the steps that were done before an interruption; changed in place.
+        after_step: Called with what came of the steps so far; it may end them by raising.
+    """
     network.train()
-    fitted = Fitted()
+    fitted = Fitted() if fitted is None else fitted
     training = plan.study.training
-    started = time.monotonic()
-    for step in range(plan.steps):
+    started, first = time.monotonic(), fitted.steps
+    for step in range(first, plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule(training, plan.first_step + step, plan.total_steps)
         optimizer.zero_grad(set_to_none=True)
@@ -121,14 +137,16 @@ def fit(network: nn.Module, optimizer: torch.optim.Optimizer, plan: Fit) -> Fitt
             nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         optimizer.step()
         fitted.loss += float(loss.detach()) / plan.steps
+        fitted.steps = step + 1
         emit(
             SITE,
             "step",
             step=step + 1,
             steps=plan.steps,
-            rate=round((step + 1) / max(time.monotonic() - started, 1e-9), 2),
+            rate=round((step + 1 - first) / max(time.monotonic() - started, 1e-9), 2),
             **plan.progress,
         )
+        after_step(fitted)
     return fitted
 
 

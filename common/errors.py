@@ -7,11 +7,15 @@ FedsegError
 │   ├── DatasetError      a dataset folder that cannot be used at all
 │   └── CaseError         one case; it is set aside and the rest goes on
 ├── RefusedError          exit 3: something asked for that policy does not allow
+│   ├── ConsentError               a site's people have not allowed it
 │   ├── IncompatibleWeightsError   weights that are not those of this study's network
 │   └── UpdateRefusedError         a site's update that must not count
 └── RunError              exit 4: a run that cannot go on
+    ├── AuditError        an audit log that was changed, or a record that it cannot hold
     ├── QuorumError       too few sites remain
-    └── RunInUseError     another process works in the run's folder
+    ├── ReportedError     the site's worker failed, and has said so in words that may leave
+    ├── RunInUseError     another process works in the run's folder
+    └── WorkerError       the site's worker cannot be reached
 
 A message reads ``where: what is wrong, what was expected; what to do``.
 """
@@ -75,6 +79,18 @@ class RefusedError(FedsegError):
     exit_code = 3
 
 
+class ConsentError(RefusedError):
+    """A job that the site's own people have not allowed.
+
+    Attributes:
+        reason: One of a few fixed words for the hub; never a path, a name or a number.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
 class IncompatibleWeightsError(RefusedError):
     """Weights whose names, shapes, types or kinds are not those of the study's network."""
 
@@ -87,9 +103,30 @@ class RunError(FedsegError):
     """A run that cannot go on."""
 
 
+class AuditError(RunError):
+    """An audit log that was changed by other hands, or a record that it cannot hold."""
+
+
 class QuorumError(RunError):
     """Fewer sites than the study needs."""
 
 
+class ReportedError(RunError):
+    """A failure that a site's worker has already reduced to what may leave the site.
+
+    Attributes:
+        code: Of the failure.
+        sentence: Of the failure.
+    """
+
+    def __init__(self, code: str, sentence: str) -> None:
+        self.code, self.sentence = code, sentence
+        super().__init__(f"{code}: {sentence}")
+
+
 class RunInUseError(RunError):
     """Another process works in the run's folder."""
+
+
+class WorkerError(RunError):
+    """The site's worker cannot be reached, or ends each time that it is asked."""

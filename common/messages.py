@@ -157,6 +157,9 @@ class UpdateReport:
         cases: Training cases by modality: the weights of the average.
         used: Training cases that were drawn at least once, by modality.
         skipped: Cases set aside since the start, by modality and reason.
+        declared: Cases in the site's datasets, by modality:
+            declared = used + skipped + not needed.
+        not_needed: Usable cases that were held out, or not drawn in this round, by modality.
         steps: Optimiser steps done.
         loss: Mean training loss.
         seconds: Time for training / for validation.
@@ -176,6 +179,8 @@ class UpdateReport:
     seconds: dict[str, float]
     scores: tuple[Score, ...]
     affinities: dict[str, ClassAffinity]
+    declared: dict[str, int] = field(default_factory=dict)
+    not_needed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

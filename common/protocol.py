@@ -1,20 +1,18 @@
 """Every record key that crosses the wire, in pack/unpack pairs.
 
 A message holds at most two records: the arrays, as Flower's arrays in NumPy's own format
-without pickle, and one JSON text of a dataclass from ``common.messages``.
+without pickle, and one JSON text of a dataclass from ``common.messages`` (``common.bodies``).
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from common.bodies import body_of, has_weights, value_of_body
 from common.errors import UpdateRefusedError
 from common.messages import Failure
-from common.study.typed import as_typed
 from common.tensors import Weights
 
 T = TypeVar("T")
@@ -29,8 +27,6 @@ _CONFIG = "fedseg"
 _BODY = "body"
 _FAILURE = "failure"
 
-LARGEST_BODY_CHARACTERS = 20_000_000
-
 
 def pack(value: Any, arrays: ArrayRecord | None = None) -> RecordDict:
     """Put a message's dataclass into records.
@@ -40,10 +36,7 @@ def pack(value: Any, arrays: ArrayRecord | None = None) -> RecordDict:
         arrays: Weights that were packed before, to be sent again without another copy.
     """
     weights = getattr(value, "weights", None)
-    body = {
-        f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "weights"
-    }
-    records = RecordDict({_CONFIG: ConfigRecord({_BODY: json.dumps(body, allow_nan=True)})})
+    records = RecordDict({_CONFIG: ConfigRecord({_BODY: body_of(value)})})
     if arrays is not None:
         records[_ARRAYS] = arrays
     elif weights is not None:
@@ -54,18 +47,6 @@ def pack(value: Any, arrays: ArrayRecord | None = None) -> RecordDict:
 def plain(value: Any) -> dict[str, Any]:
     """Return a message's dataclass as nested dictionaries, lists and scalars."""
     return asdict(value)
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else _inside(value)
-
-
-def _inside(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
 
 
 def pack_weights(weights: Weights) -> ArrayRecord:
@@ -79,51 +60,12 @@ def unpack(kind: type[T], records: RecordDict) -> T:
     Raises:
         UpdateRefusedError: If the records are not those of ``kind``.
     """
-    parsed = _parsed(_body(records))
-    named = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if "weights" not in named:
-        return _typed(kind, parsed)
-    weights = unpack_weights(records)
-    return _with_weights(kind, parsed, weights)
-
-
-def _body(records: RecordDict) -> str:
     try:
         body = records.config_records[_CONFIG][_BODY]
     except KeyError:
         raise UpdateRefusedError("the answer lacks its record") from None
-    if not isinstance(body, str) or len(body) > LARGEST_BODY_CHARACTERS:
-        raise UpdateRefusedError("the answer's record is no text of a sensible size")
-    return body
-
-
-def _parsed(body: str) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise UpdateRefusedError("the answer's record is not JSON") from None
-
-
-def _typed(kind: type[T], plain: Any) -> T:
-    value, problems = as_typed(kind, plain)
-    if value is None:
-        where, what = problems[0] if problems else ((), "is malformed")
-        raise UpdateRefusedError(f"{'.'.join(map(str, where))[:80]}: {what[:200]}")
-    return value
-
-
-def _with_weights(kind: type[T], plain: Any, weights: Weights) -> T:
-    from typing import get_type_hints
-
-    hints = get_type_hints(kind)
-    expected = {name for name in hints if name != "weights"}
-    if not isinstance(plain, dict) or set(plain) != expected:
-        raise UpdateRefusedError("the answer's record has other fields than expected")
-    made: Any = kind
-    value: T = made(
-        **{name: _typed(hints[name], plain[name]) for name in expected}, weights=weights
-    )
-    return value
+    weights = unpack_weights(records) if has_weights(kind) else None
+    return value_of_body(kind, body, weights)
 
 
 def unpack_weights(records: RecordDict) -> Weights:

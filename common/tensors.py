@@ -9,7 +9,7 @@ ways against the library.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -133,6 +133,24 @@ def _read_header(text: bytes, name: str) -> tuple[dict[str, Slot], dict[str, str
     return slots, metadata
 
 
+def _header(
+    slots: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, (dtype, shape) in slots.items():
+        size = prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 @final
 class TensorWriter:
     """Writes tensors in an announced order, holding none of them."""
@@ -143,20 +161,8 @@ class TensorWriter:
         slots: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         metadata: Mapping[str, str],
     ) -> None:
-        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        position = 0
-        for name, (dtype, shape) in slots.items():
-            size = prod(shape) * dtype.itemsize
-            header[name] = {
-                "dtype": NAMES[dtype],
-                "shape": list(shape),
-                "data_offsets": [position, position + size],
-            }
-            position += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
         self._file = file
-        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._file.write(_header(slots, metadata))
 
     def write(self, array: Array) -> None:
         """Append the next tensor, or the next part of it."""
@@ -184,6 +190,65 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> Weights:
     """Read all tensors of a file, or the named ones."""
     with TensorFile(path) as file:
         return {name: file.read(name) for name in (file.slots if names is None else names)}
+
+
+def chunks_of(weights: Mapping[str, Array], size: int) -> Iterator[memoryview]:
+    """Yield the bytes of a safetensors file of these arrays, without a copy of them.
+
+    Args:
+        weights: Arrays by name; C-contiguous ones are not copied.
+        size: Most bytes in one chunk.
+
+    Raises:
+        IncompatibleWeightsError: If an array's type is none that a file may hold.
+    """
+    for array in weights.values():
+        if array.dtype not in NAMES:
+            raise IncompatibleWeightsError(f"an array is of type {array.dtype}")
+    slots = {name: (array.dtype, array.shape) for name, array in weights.items()}
+    yield from _cut(memoryview(_header(slots, {})), size)
+    for array in weights.values():
+        yield from _cut(_bytes_of(np.ascontiguousarray(array)), size)
+
+
+def _cut(whole: memoryview, size: int) -> Iterator[memoryview]:
+    for start in range(0, len(whole), size):
+        yield whole[start : start + size]
+
+
+def file_bytes_of(weights: Mapping[str, Array]) -> int:
+    """Return the length of the file that :func:`chunks_of` yields."""
+    slots = {name: (array.dtype, array.shape) for name, array in weights.items()}
+    return len(_header(slots, {})) + sum(array.nbytes for array in weights.values())
+
+
+def tensors_in(buffer: NDArray[np.uint8]) -> Weights:
+    """Return the arrays of a safetensors file in memory, as views of it.
+
+    Raises:
+        IncompatibleWeightsError: If it is none.
+    """
+    length = int.from_bytes(buffer[:8].tobytes(), "little")
+    if not 2 <= length <= min(LARGEST_HEADER_BYTES, len(buffer) - 8):  # noqa: PLR2004
+        raise IncompatibleWeightsError("the arrays are not a safetensors file")
+    slots, _ = _read_header(buffer[8 : 8 + length].tobytes(), "the arrays")
+    data = buffer[8 + length :]
+    if sum(s.end - s.begin for s in slots.values()) != len(data):
+        raise IncompatibleWeightsError("the arrays are cut short or have spare bytes")
+    return {
+        name: np.frombuffer(data[s.begin : s.end], s.dtype).reshape(s.shape)
+        for name, s in slots.items()
+    }
+
+
+def digest_of_weights(weights: Mapping[str, Array]) -> str:
+    """Return a SHA-256 of arrays, their names, types and shapes, whatever their order."""
+    found = hashlib.sha256()
+    for name, array in sorted(weights.items()):
+        about = [name, str(array.dtype), list(array.shape)]
+        found.update(json.dumps(about).encode("ascii") + b"\n")
+        found.update(_bytes_of(np.ascontiguousarray(array)))
+    return found.hexdigest()
 
 
 def digest_of(path: Path) -> str:

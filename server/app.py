@@ -8,8 +8,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import InputError
+from common.errors import FedsegError, InputError, QuorumError
+from common.files import write_json
 from server.journal import Journal, owning
+from server.registry import FAILED, PAUSED, Registry
+from server.roster import ApprovedSites, Everybody, Roster
 from server.run import read_run
 from server.strategy import RoundStrategy
 
@@ -18,11 +21,25 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study of the folder that the run configuration names under ``run``."""
+    """Run the study of the folder that the run configuration names under ``run``.
+
+    ``registry`` names the hub's register where there is one: then only sites that approved the
+    study are asked, and ``outcome.json`` says why a run ended before its end.
+    """
     named = str(context.run_config.get("run", ""))
     if not named:
         raise InputError("run configuration: 'run' is empty; give the folder of a built study")
     folder = Path(named)
     info = read_run(folder)
+    register = str(context.run_config.get("registry", ""))
+    roster: Roster = Everybody()
+    if register:
+        roster = ApprovedSites(Registry(Path(register)), info.run, info.hash)
     with owning(folder):
-        RoundStrategy(Journal(folder), info.typed_study, info.run).start(grid)
+        strategy = RoundStrategy(Journal(folder), info.typed_study, info.run, roster)
+        try:
+            strategy.start(grid)
+        except FedsegError as error:
+            state = PAUSED if isinstance(error, QuorumError) else FAILED
+            write_json(folder / "outcome.json", {"state": state, "sentence": str(error)})
+            raise

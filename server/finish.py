@@ -46,7 +46,7 @@ def _evaluate(
 ) -> dict[str, Evaluation]:
     arrays = arrays_of(TensorFile(journal.best_model if test else journal.model(number)))
     messages = {}
-    for site in sites.enrolments:
+    for site in sites.present(grid):
         own, kinds = sites.own(site, arrays)
         job = EvaluateJob(
             context=sites.context(number), pooled=pooled, kinds=kinds, weights={},
@@ -60,7 +60,7 @@ def _train_alone(
 ) -> dict[str, AloneReport]:
     arrays = arrays_of(TensorFile(journal.model(0)))
     messages = {}
-    for site in sites.enrolments:
+    for site in sites.present(grid):
         own, kinds = sites.own(site, arrays)
         job = AloneJob(context=sites.context(0), pooled=pooled, kinds=kinds, weights={})
         messages[site] = sites.message(site, job, own, protocol.ALONE)

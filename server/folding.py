@@ -26,11 +26,13 @@ class Contribution:
         file: Its weights.
         cases: Training cases by modality.
         annotated: Labels that the site annotates.
+        discount: Factor of the cases; below 1 for an update that was late.
     """
 
     file: Path
     cases: dict[str, int]
     annotated: tuple[str, ...]
+    discount: float = 1.0
 
 
 def fold(
@@ -64,7 +66,7 @@ def fold(
         writer = TensorWriter(target, slots, metadata)
         for name, parameter in table.items():
             cases = {
-                s: contributions[s].cases
+                s: {m: n * contributions[s].discount for m, n in contributions[s].cases.items()}
                 for s in sites
                 if is_trained_by(
                     parameter.kind, contributions[s].cases, contributions[s].annotated

@@ -44,6 +44,7 @@ class Accepted:
         received: Bytes of the answer.
         seconds: From question to answer.
         digest: SHA-256 of the weights file.
+        staleness: Rounds that passed since the site was asked; 0 unless it was late.
     """
 
     report: UpdateReport
@@ -52,6 +53,7 @@ class Accepted:
     received: int
     seconds: float
     digest: str
+    staleness: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +163,10 @@ class Journal:
         norm: float,
         traffic: tuple[int, int],
         seconds: float,
+        staleness: int = 0,
     ) -> Accepted:
         """Put an update on disk; only now it counts."""
-        folder = self._round_folder(report.round)
+        folder = self._round_folder(report.round + staleness)
         folder.mkdir(exist_ok=True)
         path = folder / f"{report.site}.safetensors"
         write_tensors(path, weights, {})
@@ -174,6 +177,7 @@ class Journal:
             received=traffic[1],
             seconds=seconds,
             digest=digest_of(path),
+            staleness=staleness,
         )
         write_json(folder / f"{report.site}.json", asdict(accepted))
         return accepted

@@ -1,6 +1,7 @@
 """The enrolled sites of a run: who they are, what they use, and how to ask them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,19 +16,40 @@ from common.parameters import Table, is_used_by
 from common.study.study import Study, canonical_json, study_hash
 from common.tensors import TensorFile
 from server.admission import check_evaluation
-from server.conversation import answers
+from server.conversation import Heard, answers
+from server.deadlines import Deadlines
 from server.enrolment import check_enrolment
+from server.roster import Roster
 
+# never Flower's own text: it quotes what a site's process raised
+FLOWER_ERRORS = {
+    2: "its process failed",
+    3: "its answer did not arrive whole",
+    5: "is no longer connected",
+    7: "refused the app bundle: it has another release of fedseg than the hub",
+    8: "its process was killed",
+}
 NO_ANSWER = "did not answer in time"
+LATE = "came after the hub had given it up"
+NOT_THERE = "is not connected, or no longer approves the study"
+REFUSED_AGAIN_SECONDS = 300.0  # until a node that could not enrol is asked again
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one site said, and after how many seconds; no message if nothing came in time."""
+    """What one site said.
+
+    Attributes:
+        site: Its name.
+        message: Its answer; None if nothing came in time.
+        seconds: Since it was asked.
+        late: Whether it answers a question that was given up.
+    """
 
     site: str
     message: Message | None
     seconds: float
+    late: bool = False
 
 
 @final
@@ -39,43 +61,73 @@ class Sites:
         run: Identifier of the run.
         hash: SHA-256 of the study.
         table: All parameters of the study's network.
+        roster: Whom the run may ask.
         enrolments: What each site said of itself, in the order of their names.
         refused: Reason by node, for every node that could not enrol.
     """
 
-    def __init__(self, study: Study, run: str, table: Table) -> None:
-        self.study, self.run, self.table = study, run, table
+    def __init__(self, study: Study, run: str, table: Table, roster: Roster) -> None:
+        self.study, self.run, self.table, self.roster = study, run, table, roster
         self.hash = study_hash(study)
         self.enrolments: dict[str, Enrolment] = {}
         self.refused: dict[str, str] = {}
+        self.deadlines = Deadlines(roster, study.federation.answer_seconds)
         self._text = canonical_json(study)
         self._nodes: dict[str, int] = {}
+        self._given_up: dict[str, int] = {}
+        self._refused_at: dict[int, float] = {}
 
     def context(self, number: int) -> Context:
         """Return what every job of a round says first."""
         return Context(run=self.run, study=self._text, round=number)
 
     def enrol(self, grid: Grid) -> None:
-        """Ask every node who it is; who does not fit the study is left out, with its reason."""
+        """Ask who they are, of all who may be asked and have not said so yet.
+
+        Who does not fit the study is left out, with its reason.
+        """
+        names = self.roster.nodes(grid)
+        now = time.monotonic()
+        known = set(self._nodes.values()) | {
+            node
+            for node, moment in self._refused_at.items()
+            if now - moment < REFUSED_AGAIN_SECONDS
+        }
         job = protocol.pack(self.context(0))
-        questions = {n: Message(job, n, protocol.ENROL) for n in sorted(grid.get_node_ids())}
-        wait = self.study.federation.answer_seconds
-        for node, message, _ in answers(grid, questions, wait_seconds=wait):
-            try:
-                enrolment = value_of(Enrolment, message)
-                check_enrolment(enrolment, self.study, self.hash)
-                if enrolment.site in self._nodes:
-                    raise UpdateRefusedError(f"another node is called {enrolment.site} too")
-            except UpdateRefusedError as error:
-                self.refused[f"node {node}"] = str(error)
-                emit(HUB, "site_refused", node=node, reason=str(error))
-                continue
-            self._nodes[enrolment.site] = node
-            self.enrolments[enrolment.site] = enrolment
-            cases = {m: a.train for m, a in enrolment.accounting.items()}
-            emit(HUB, "site_enrolled", site=enrolment.site, cases=cases,
-                 annotated=enrolment.annotated)  # fmt: skip
+        questions = {n: Message(job, n, protocol.ENROL) for n in names if n not in known}
+        for heard in self._answers(grid, questions, names.get):
+            if not heard.late:
+                self._note(heard, names[heard.node])
         self.enrolments = dict(sorted(self.enrolments.items()))
+
+    def _note(self, heard: Heard, name: str | None) -> None:
+        """Take one node's answer to "who are you?"."""
+        node = heard.node
+        try:
+            enrolment = value_of(Enrolment, heard.message)
+            check_enrolment(enrolment, self.study, self.hash)
+            if name not in (None, enrolment.site):
+                raise UpdateRefusedError(f"calls itself {enrolment.site}, but is {name}")
+            if name is None and enrolment.site in self._nodes:
+                raise UpdateRefusedError(f"another node is called {enrolment.site} too")
+        except UpdateRefusedError as error:
+            self.refused[name or f"node {node}"] = str(error)
+            self._refused_at[node] = time.monotonic()
+            emit(HUB, "site_refused", node=node, site=name, reason=str(error))
+            return
+        self.refused.pop(enrolment.site, None)
+        self._nodes[enrolment.site] = node
+        self.enrolments[enrolment.site] = enrolment
+        cases = {m: a.train for m, a in enrolment.accounting.items()}
+        emit(HUB, "site_enrolled", site=enrolment.site, cases=cases,
+             annotated=enrolment.annotated)  # fmt: skip
+
+    def present(self, grid: Grid) -> list[str]:
+        """Return the enrolled sites that may be asked now."""
+        if not self.roster.changes:
+            return list(self.enrolments)
+        there = {name for name in self.roster.nodes(grid).values() if name is not None}
+        return [site for site in self.enrolments if site in there]
 
     def message(self, site: str, job: Any, arrays: ArrayRecord, kind: str) -> Message:
         """Address a job with its weights to a site; arrays are shared between messages."""
@@ -106,16 +158,35 @@ class Sites:
     def ask(self, grid: Grid, messages: Mapping[str, Message]) -> Iterator[Answer]:
         """Send one message to each site and yield the answers as they come."""
         questions = {self._nodes[site]: message for site, message in messages.items()}
-        by_node = {self._nodes[site]: site for site in messages}
-        wait = self.study.federation.answer_seconds
-        for node, message, seconds in answers(grid, questions, wait_seconds=wait):
-            yield Answer(by_node[node], message, seconds)
+        for heard in self._answers(grid, questions, self.site_of):
+            site = self.site_of(heard.node)
+            if site is not None:
+                yield Answer(site, heard.message, heard.seconds, heard.late)
+
+    def _answers(
+        self,
+        grid: Grid,
+        questions: Mapping[int, Message],
+        name_of: Callable[[int], str | None],
+    ) -> Iterator[Heard]:
+        """Ask with the deadlines of each site, or, in a simulation, one for all."""
+
+        def overdue(node: int, seconds: float) -> bool:
+            return self.deadlines.overdue(name_of(node) or "", seconds)
+
+        return answers(
+            grid, questions, wait_seconds=self.study.federation.answer_seconds,
+            overdue=overdue if self.roster.changes else None, given_up=self._given_up,
+        )  # fmt: skip
 
     def values(
         self, grid: Grid, messages: Mapping[str, Message], kind: type[Any]
     ) -> Iterator[tuple[str, Any]]:
         """Ask, and yield the usable answers; the others are logged with their reason."""
         for answer in self.ask(grid, messages):
+            if answer.late:
+                emit(HUB, "answer_refused", site=answer.site, reason=LATE)
+                continue
             try:
                 value = value_of(kind, answer.message)
                 if value.site != answer.site:
@@ -139,7 +210,8 @@ def value_of(kind: type[Any], message: Message | None) -> Any:
     if message is None:
         raise UpdateRefusedError(NO_ANSWER)
     if message.has_error():
-        raise UpdateRefusedError(f"failed (Flower's error code {message.error.code})")
+        code = message.error.code
+        raise UpdateRefusedError(f"{FLOWER_ERRORS.get(code, 'failed')} (Flower's code {code})")
     content: RecordDict = message.content
     failure = protocol.unpack_failure(content)
     if failure is not None:

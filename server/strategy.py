@@ -7,7 +7,7 @@ answers of a round in memory.
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common import protocol
-from common.errors import UpdateRefusedError
+from common.errors import QuorumError, UpdateRefusedError
 from common.events import HUB, emit
 from common.messages import Evaluation, Pooled, TrainJob, Update
 from common.parameters import table_of
@@ -26,9 +26,14 @@ from server.enrolment import check_quorum, pool, pool_affinities
 from server.finish import finish
 from server.folding import Contribution, fold
 from server.journal import Accepted, ClosedRound, Journal
+from server.roster import Everybody, Roster
 from server.selection import choose, metric_of, site_metric
-from server.sites import Answer, Sites, arrays_of, value_of
+from server.sites import LATE, NOT_THERE, Answer, Sites, arrays_of, value_of
 from server.tables import write_metrics
+
+RETRY_SECONDS = 10.0
+MOST_STALE = 10  # rounds
+STALENESS_EXPONENT = 0.5
 
 
 @final
@@ -39,11 +44,14 @@ class RoundStrategy(Strategy):
         journal: The run's folder; what it holds has happened and is not asked again.
         study: What is trained.
         run: Identifier of the run.
+        roster: Whom it may ask; everybody in a simulation.
     """
 
-    def __init__(self, journal: Journal, study: Study, run: str) -> None:
+    def __init__(
+        self, journal: Journal, study: Study, run: str, roster: Roster | None = None
+    ) -> None:
         self.journal, self.study = journal, study
-        self.sites = Sites(study, run, table_of(journal.model(0)))
+        self.sites = Sites(study, run, table_of(journal.model(0)), roster or Everybody())
         self._pooled = Pooled()
         self._rounds: list[ClosedRound] = []
 
@@ -98,19 +106,58 @@ class RoundStrategy(Strategy):
     def _round(self, grid: Grid, number: int, last_ended: float) -> float:
         """Ask who has not answered yet, close the round; return when it ended."""
         started = time.monotonic()
+        if self.sites.roster.changes:
+            self.sites.enrol(grid)
         enrolled = self.sites.enrolments
         emit(HUB, "round_started", round=number, sites=list(enrolled))
         held = {s: a for s, a in self.journal.accepted(number).items() if s in enrolled}
-        messages = self._train_messages(number, [site for site in enrolled if site not in held])
         refused: dict[str, str] = {}
-        for answer in self.sites.ask(grid, messages):
-            sent = protocol.size_bytes(messages[answer.site].content)
-            self._admit(number, answer, sent, held, refused)
-        held = self._without_outliers(held, refused)
-        ended = self._close(number, held, refused, (started, last_ended))
+        for retry in range(self._retries + 1):
+            self._collect(grid, number, held, refused)
+            kept = self._without_outliers(held, refused)
+            missing = self._missing(number, kept, refused)
+            if not missing or retry == self._retries:
+                break
+            emit(HUB, "round_retried", round=number, reason=missing)
+            time.sleep(RETRY_SECONDS * (retry + 1))
+        ended = self._close(number, kept, refused, (started, last_ended))
         choose(self.journal, self._rounds, None)
         self._tabulate()
         return ended
+
+    @property
+    def _retries(self) -> int:
+        return self.study.federation.retries if self.sites.roster.changes else 0
+
+    def _collect(
+        self, grid: Grid, number: int, held: dict[str, Accepted], refused: dict[str, str]
+    ) -> None:
+        """Ask all sites that are there and whose update is not, and hear them."""
+        there = self.sites.present(grid)
+        for site in self.sites.enrolments:
+            if site not in there and site not in held:
+                refused[site] = NOT_THERE
+        messages = self._train_messages(number, [site for site in there if site not in held])
+        for answer in self.sites.ask(grid, messages):
+            if answer.late:
+                self._admit_late(number, answer, held, refused)
+                continue
+            refused.pop(answer.site, None)
+            sent = protocol.size_bytes(messages[answer.site].content)
+            self._admit(number, answer, sent, held, refused)
+            if answer.site in held:
+                self.sites.deadlines.note(answer.site, answer.seconds)
+
+    def _missing(
+        self, number: int, held: Mapping[str, Accepted], refused: Mapping[str, str]
+    ) -> str:
+        """Return what a round lacks to close; nothing if it can."""
+        try:
+            modalities = self.sites.modalities(held)
+            check_quorum(modalities, self.study, f"round {number}", refused)
+        except QuorumError as error:
+            return str(error)
+        return ""
 
     def _close(
         self, number: int, held: Mapping[str, Accepted], refused: dict[str, str],
@@ -158,30 +205,67 @@ class RoundStrategy(Strategy):
         refused: dict[str, str],
     ) -> None:  # fmt: skip
         """Check one answer: on disk and accepted, or refused with its reason."""
-        site, sites = answer.site, self.sites
+        site = answer.site
         try:
             update: Update = value_of(Update, answer.message)
-            asked = Asked(
-                site=site, run=sites.run, study=sites.hash, round=number,
-                enrolment=sites.enrolments[site],
-            )  # fmt: skip
-            check_update(update, asked, sites.table)
+            self._check(site, update, number)
         except UpdateRefusedError as error:
-            refused[site] = str(error)
+            if site not in held:  # a late one of an earlier round may count
+                refused[site] = str(error)
             emit(HUB, "update_refused", round=number, site=site, reason=str(error))
             return
-        with TensorFile(self.journal.model(number - 1)) as before:
-            norm = change_norm(update.weights, before.read)
-        received = protocol.size_bytes(answer.message.content) if answer.message else 0
-        held[site] = self.journal.accept(
-            update.report, update.weights, norm=norm, traffic=(sent, received),
-            seconds=answer.seconds,
-        )  # fmt: skip
+        held[site] = self._accept(number, answer, update, sent)
         dice = site_metric(update.report.scores)
         emit(
             HUB, "update_accepted", round=number, site=site, steps=update.report.steps,
-            loss=update.report.loss, bytes=received, seconds=round(answer.seconds, 3),
+            loss=update.report.loss, bytes=held[site].received,
+            seconds=round(answer.seconds, 3),
             dice=None if math.isnan(dice) else round(dice, 4),
+        )  # fmt: skip
+
+    def _admit_late(
+        self, number: int, answer: Answer, held: dict[str, Accepted], refused: dict[str, str]
+    ) -> None:
+        """Fold an update of an earlier round into this one, if the study says so."""
+        site = answer.site
+        try:
+            update: Update = value_of(Update, answer.message)
+            asked = update.report.round
+            if self.study.federation.late == "refuse":
+                raise UpdateRefusedError(f"{LATE}: it is of round {asked}")
+            if not 0 < number - asked <= MOST_STALE:
+                raise UpdateRefusedError(f"is of round {asked}, in round {number}")
+            if site in held:
+                raise UpdateRefusedError(f"is of round {asked}; a newer one is here")
+            self._check(site, update, asked)
+        except UpdateRefusedError as error:
+            emit(HUB, "update_refused", round=number, site=site, reason=str(error))
+            return
+        # its scores are of older weights than this round's
+        report = replace(update.report, scores=())
+        held[site] = self._accept(
+            number, answer, replace(update, report=report), sent=0, staleness=number - asked
+        )
+        refused.pop(site, None)
+        emit(HUB, "late_update_accepted", round=number, site=site, asked=asked)
+
+    def _check(self, site: str, update: Update, number: int) -> None:
+        sites = self.sites
+        asked = Asked(
+            site=site, run=sites.run, study=sites.hash, round=number,
+            enrolment=sites.enrolments[site],
+        )  # fmt: skip
+        check_update(update, asked, sites.table)
+
+    def _accept(
+        self, number: int, answer: Answer, update: Update, sent: int, staleness: int = 0
+    ) -> Accepted:
+        with TensorFile(self.journal.model(number - 1)) as before:
+            norm = change_norm(update.weights, before.read)
+        received = protocol.size_bytes(answer.message.content) if answer.message else 0
+        return self.journal.accept(
+            update.report, update.weights, norm=norm, traffic=(sent, received),
+            seconds=answer.seconds, staleness=staleness,
         )  # fmt: skip
 
     def _without_outliers(
@@ -204,6 +288,7 @@ class RoundStrategy(Strategy):
                 file=self.journal.update_file(number, site),
                 cases=accepted.report.cases,
                 annotated=self.sites.enrolments[site].annotated,
+                discount=(1 + accepted.staleness) ** -STALENESS_EXPONENT,
             )
             for site, accepted in held.items()
         }

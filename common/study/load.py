@@ -184,6 +184,7 @@ def _federation_problems(study: Study) -> list[Problem]:
         (("federation", "minimum_sites"), 1, 10_000),
         (("federation", "minimum_sites_per_modality"), 0, 10_000),
         (("federation", "answer_seconds"), 1.0, 1e7),
+        (("federation", "retries"), 0, 100),
         (("federation", "largest_norm_ratio"), 0.0, 1e9),
         (("distillation", "weight"), 0.0, 100.0),
         (("distillation", "temperature"), 0.01, 100.0),

@@ -112,7 +112,14 @@ class Federation:
         minimum_sites_per_modality: The same within each modality of the study.
         balance_modalities: Every modality weighs the same in the average of shared
             parameters; else every case does.
-        answer_seconds: Longest wait for the next answer of a round; it starts anew with each.
+        answer_seconds: Longest silence. In a simulation it starts anew with each answer; at a
+            hub with each step or byte that the site reports, and a site that is known to be
+            quicker is given less (three times its slowest recent round, at least a minute).
+        retries: How often a round below quorum is tried again before the run pauses; a
+            simulation does not try again.
+        late: What becomes of an update that comes after the hub gave it up: ``refuse``, or
+            ``fold`` it into the round under way with the weight of its cases divided by the
+            square root of 1 + rounds that passed (arXiv:1903.03934, section 5.2, a = 0.5).
         largest_norm_ratio: An update whose L2 norm is above this many times the round's
             median within its modality is refused; 0 switches the check off.
     """
@@ -123,6 +130,8 @@ class Federation:
     minimum_sites_per_modality: int = 1
     balance_modalities: bool = True
     answer_seconds: float = 3600.0
+    retries: int = 2
+    late: Literal["refuse", "fold"] = "refuse"
     largest_norm_ratio: float = 10.0
 
 

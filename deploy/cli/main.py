@@ -11,7 +11,9 @@ import typer
 
 from common.errors import FedsegError
 from deploy.cli.console import wide_console
+from deploy.cli.hub import app as hub_app
 from deploy.cli.own_packages import check_own_packages
+from deploy.cli.site import app as site_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Write, check and build studies.")
 app.add_typer(study_app, name="study")
+app.add_typer(hub_app, name="hub")
+app.add_typer(site_app, name="site")
 
 INTERRUPTED = 130
 GO_ON = "interrupted; a run goes on with: fedseg simulate --resume RUN"
@@ -143,6 +147,19 @@ def demo(
     from deploy.cli.running import run_demo
 
     run_demo(out, processes=processes, quiet=quiet)
+
+
+@app.command()
+def federation(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; by default a new one.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the demo study.")] = 20,
+) -> None:
+    """Bring up a real hub and three sites here, as each person would type it, and train."""
+    from deploy.cli.running import run_federation
+
+    run_federation(out, rounds=rounds)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """From a command to a run and its report."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +11,7 @@ from rich.console import Console
 
 from common.errors import InputError
 from common.study.load import load_study, parse_study
-from common.study.study import Study
+from common.study.study import Study, as_plain
 from deploy.cli.console import wide_console
 from deploy.cli.progress import Progress
 from deploy.cli.results import summary
@@ -17,6 +19,7 @@ from deploy.simulation.checks import load_sites
 from deploy.simulation.simulate import run_simulation, start_run
 
 DEMO_SITES, DEMO_CASES, DEMO_SEED, DEMO_DIFFICULTY = "2ct,2mri", 30, 7, "default"
+FEDERATION_SITES = "2ct,1mri"
 
 
 def start(
@@ -74,6 +77,39 @@ def run_demo(out: Path | None, *, processes: int, quiet: bool) -> None:
     profiles = load_sites(paths, study, "demo.yaml")
     start_run(study, list(zip(profiles, paths, strict=True)), folder / "run")
     go_on(folder / "run", processes=processes, quiet=quiet)
+
+
+def run_federation(out: Path | None, *, rounds: int) -> None:
+    """Bring up hub, proxy and three sites as separate processes, train the demo, report."""
+    from deploy.local import local_federation, show
+
+    folder = (out or _new_folder(Path("runs"), "federation")).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; choose another folder")
+    text = files("deploy").joinpath("studies", "demo.yaml").read_text(encoding="utf-8")
+    study = parse_study(text, "demo.yaml")
+    study = replace(study, federation=replace(study.federation, rounds=rounds, minimum_sites=3))
+    profiles = make_phantoms(
+        study, folder / "data", sites=FEDERATION_SITES, cases=DEMO_CASES, seed=DEMO_SEED,
+        difficulty=DEMO_DIFFICULTY,
+    )  # fmt: skip
+    file = folder / "study.yaml"
+    file.write_text(json.dumps(as_plain(study), indent=1), encoding="utf-8")
+    with local_federation(folder, profiles, show) as (federation, names):
+        run = federation.start_study(file)
+        for name in names:
+            federation.approve(name, run)
+        federation.follow(run, show)
+        federation.run("coordinator", "hub", "status", "--folder", str(federation.hub))
+        first = names[0]
+        federation.run(
+            first, "site", "fetch", run, "--out", str(folder / "fetched"),
+            "--folder", str(federation.site(first)),
+        )  # fmt: skip
+        finished = Path(federation.registry.run(run).folder)
+        federation.run("coordinator", "report", str(finished))
+    wide_console().print(summary(finished))
+    print(f"report: {finished / 'report.html'}")
 
 
 def make_phantoms(

@@ -67,7 +67,7 @@ def _check_floating(array: NDArray[Any]) -> None:
 
 
 def site_weights(
-    cases: Mapping[str, Mapping[str, int]], kind: str, *, balance_modalities: bool
+    cases: Mapping[str, Mapping[str, float]], kind: str, *, balance_modalities: bool
 ) -> dict[str, float]:
     """Return how much each site counts in the average of one kind of parameter.
 
@@ -76,7 +76,8 @@ def site_weights(
     follows from either).
 
     Args:
-        cases: Training cases of each accepted site that trained this kind, by modality.
+        cases: Training cases of each accepted site that trained this kind, by modality; parts
+            of a case where an update counts less.
         kind: Of the parameter.
         balance_modalities: See above.
 
@@ -90,7 +91,7 @@ def site_weights(
         }
         for site, by in sorted(cases.items())
     }
-    totals: dict[str, int] = {}
+    totals: dict[str, float] = {}
     for by in counted.values():
         for m, n in by.items():
             totals[m] = totals.get(m, 0) + n

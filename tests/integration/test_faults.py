@@ -272,7 +272,7 @@ def test_a_worker_process_that_dies_costs_its_site_the_round_and_no_more(sites, 
         ProcessGrid.pull_messages = original
 
     first, second = Journal(folder).closed_rounds()
-    assert list(first.refused.values()) == ["failed (Flower's error code 8)"]
+    assert list(first.refused.values()) == ["its process was killed (Flower's code 8)"]
     assert len(second.accepted) == 4
 
 

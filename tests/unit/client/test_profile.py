@@ -55,12 +55,14 @@ def test_an_unknown_key_is_refused_with_line_and_nearest_spelling(tmp_path):
 def test_all_impossible_values_are_told_at_once(tmp_path):
     text = (
         "name: '../north'\ndevice: cuda:x\nthreads: -1\npredictions: -3\n"
+        "checkpoint_seconds: -0.5\n"
         "datasets:\n- {folder: '', modality: ct, part: 5/4}\n"
     )
 
     problems = "\n".join(problems_of(tmp_path, text))
 
-    for line, place in enumerate(("name", "device", "threads", "predictions"), 1):
+    keys = ("name", "device", "threads", "predictions", "checkpoint_seconds")
+    for line, place in enumerate(keys, 1):
         assert f"line {line}: {place}: " in problems
     assert "datasets.0.folder: is empty" in problems
     assert "datasets.0.part: is '5/4', expected e.g. 2/4" in problems

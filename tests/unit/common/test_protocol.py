@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import protocol
+from common import bodies, protocol
 from common.errors import UpdateRefusedError
 from common.messages import (
     AloneJob,
@@ -195,7 +195,7 @@ def test_an_update_that_is_a_list_or_without_arrays_is_refused():
 
 
 def test_a_body_too_long_is_refused_unparsed(monkeypatch):
-    monkeypatch.setattr(protocol, "LARGEST_BODY_CHARACTERS", 10)
+    monkeypatch.setattr(bodies, "LARGEST_BODY_CHARACTERS", 10)
 
     with pytest.raises(UpdateRefusedError, match="no text of a sensible size"):
         protocol.unpack(Context, protocol.pack(CONTEXT))

@@ -41,7 +41,7 @@ class FakeGrid:
 
     def push_messages(self, messages):
         self.sent = list(messages)
-        return [f"id-{i}" for i in self.due]
+        return [f"id-{i}" for i in range(len(self.sent))]
 
     def pull_messages(self, names):
         self.asked.append(sorted(names))
@@ -66,7 +66,7 @@ def asking(grid, wait=10.0):
 def test_every_node_is_asked_once_and_answers_as_it_comes(clock):
     grid = FakeGrid(clock, 3.0, 0.0, 1.0)
 
-    heard = [(node, answer is not None) for node, answer, _ in asking(grid)]
+    heard = [(node, answer is not None) for node, answer, _, _ in asking(grid)]
 
     assert grid.sent == ["question 0", "question 1", "question 2"]
     assert heard == [(11, True), (12, True), (10, True)]
@@ -75,7 +75,7 @@ def test_every_node_is_asked_once_and_answers_as_it_comes(clock):
 def test_an_answer_is_handed_on_before_the_next_is_fetched(clock):
     grid = FakeGrid(clock, 0.0, 5.0)
 
-    node, answer, seconds = next(asking(grid))
+    node, answer, seconds, _ = next(asking(grid))
 
     assert (node, seconds) == (10, 0.0)
     assert answer is not None
@@ -94,14 +94,14 @@ def test_only_what_is_missing_is_asked_for_again(clock):
 def test_who_never_answers_is_told_as_missing_after_the_wait(clock):
     heard = list(asking(FakeGrid(clock, 0.0, None), wait=4.0))
 
-    assert [(node, answer is None) for node, answer, _ in heard] == [(10, False), (11, True)]
+    assert [(node, answer is None) for node, answer, _, _ in heard] == [(10, False), (11, True)]
     assert 4.0 < heard[1][2] < 5.0
 
 
 def test_the_wait_begins_anew_with_every_answer(clock):
     heard = list(asking(FakeGrid(clock, 3.0, 6.0, 9.0), wait=4.0))
 
-    assert all(answer is not None for _, answer, _ in heard)
+    assert all(answer is not None for _, answer, _, _ in heard)
 
 
 def test_an_answer_found_only_after_the_wait_is_late(clock):
@@ -114,7 +114,7 @@ def test_an_answer_found_only_after_the_wait_is_late(clock):
 
     grid.pull_messages = slow_pull
 
-    ((node, answer, seconds),) = asking(grid, wait=4.0)
+    ((node, answer, seconds, _),) = asking(grid, wait=4.0)
 
     assert (node, answer, seconds) == (10, None, 6.0)
 
@@ -122,7 +122,7 @@ def test_an_answer_found_only_after_the_wait_is_late(clock):
 def test_the_time_that_the_hub_takes_over_an_answer_is_not_the_sites(clock):
     grid, heard = FakeGrid(clock, 0.0, 20.5), []
 
-    for node, answer, _ in asking(grid, wait=4.0):
+    for node, answer, _, _ in asking(grid, wait=4.0):
         heard.append((node, answer is not None))
         clock.now += 20.0
 
@@ -134,7 +134,7 @@ def test_an_answer_to_something_else_is_passed_over(clock):
     pull, strangers = grid.pull_messages, [Answer("a stranger's")]
     grid.pull_messages = lambda names: [strangers.pop()] if strangers else pull(names)
 
-    assert [node for node, _, _ in asking(grid)] == [10]
+    assert [node for node, _, _, _ in asking(grid)] == [10]
 
 
 def test_nobody_to_ask_is_no_wait(clock):
@@ -148,3 +148,38 @@ def test_the_pauses_between_questions_grow_to_a_bound(clock):
     assert clock.naps[0] == conversation.PAUSE_SECONDS
     assert clock.naps == sorted(clock.naps)
     assert max(clock.naps) == conversation.LONGEST_PAUSE_SECONDS
+
+
+def test_one_silent_node_is_given_up_and_the_others_are_waited_for(clock):
+    grid, given_up = FakeGrid(clock, None, 30.0), {}
+    questions = {10: "question 0", 11: "question 1"}
+
+    heard = list(
+        answers(
+            grid, questions, wait_seconds=1.0, given_up=given_up,
+            overdue=lambda node, seconds: node == 10 and seconds > 5.0,
+        )
+    )  # fmt: skip
+
+    assert [(h.node, h.message is None) for h in heard] == [(10, True), (11, False)]
+    assert 5.0 < heard[0].seconds < 6.0
+    assert given_up == {"id-0": 10}
+
+
+def test_an_answer_to_a_question_that_was_given_up_is_heard_as_late(clock):
+    grid, given_up = FakeGrid(clock, 2.0), {"old": 7}
+    pull, old = grid.pull_messages, [Answer("old")]
+    grid.pull_messages = lambda names: [old.pop()] if old and "old" in names else pull(names)
+
+    heard = list(
+        answers(
+            grid,
+            {10: "question 0"},
+            wait_seconds=1.0,
+            overdue=lambda *_: False,
+            given_up=given_up,
+        )
+    )
+
+    assert [(h.node, h.late) for h in heard] == [(7, True), (10, False)]
+    assert given_up == {}

@@ -1,0 +1,53 @@
+"""An error as it may leave the site: a code and a fixed sentence, never a path or a name.
+
+The full story stays in the site's log.
+"""
+
+from common.errors import ConsentError, FedsegError, ReportedError
+from common.messages import Failure
+
+SENTENCES = {
+    "StudyError": "the study cannot be used with this site's fedseg",
+    "ProfileError": "the site's profile does not fit the study",
+    "DatasetError": "a dataset of the site cannot be used",
+    "CaseError": "a case of the site cannot be used",
+    "IncompatibleWeightsError": "the weights are not those of the study's network at this site",
+    "ConsentError": "the site's people have not allowed this",
+    "RefusedError": "the site refuses the job",
+    "UpdateRefusedError": "the job's records are malformed",
+    "RunError": "the site cannot go on with the run",
+    "RunInUseError": "another process works on the run at this site",
+    "AuditError": "the site's own records are not in order",
+    "WorkerError": "the site's worker cannot be reached",
+    "MemoryError": "the site ran out of memory",
+    "OutOfMemoryError": "the site's GPU ran out of memory",
+}
+CONSENT_SENTENCES = {
+    "not approved": "the study waits for the site's approval",
+    "denied": "the site has denied the study",
+    "paused": "the site has paused the study",
+    "withdrawn": "the site has withdrawn from the study",
+    "expired": "the site's approval of the study has expired",
+    "clock turned back": "the site's clock is behind its own records",
+    "rounds used up": "the rounds that the site approved are used up",
+    "too few cases": "the site has fewer cases than its approval asks for",
+    "updates not permitted": "the site does not permit weights to leave",
+    "metrics not permitted": "the site does not permit metrics to leave",
+    "affinities not permitted": "the site does not permit class affinities to leave",
+    "statistics not permitted": "the site does not permit intensity statistics to leave",
+}
+UNKNOWN = "the site failed; its own log has the story"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Reduce an exception to what may leave a site."""
+    if isinstance(error, ReportedError):
+        return Failure(code=error.code, sentence=error.sentence)
+    kind = type(error).__name__
+    if isinstance(error, ConsentError):
+        sentence = CONSENT_SENTENCES.get(error.reason, SENTENCES[kind])
+        return Failure(code=kind, sentence=sentence)
+    if kind in SENTENCES:
+        return Failure(code=kind, sentence=SENTENCES[kind])
+    code = "FedsegError" if isinstance(error, FedsegError) else "Exception"
+    return Failure(code=code, sentence=UNKNOWN)

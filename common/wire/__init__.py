@@ -1,0 +1,1 @@
+"""Generated from ``control.proto`` and ``worker.proto`` by ``make protos``; nothing by hand."""

@@ -1,0 +1,80 @@
+"""Tables of a hub and a site for the terminal."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.table import Table
+
+from server.registry import (
+    ADMITTED,
+    DecisionRow,
+    ProgressRow,
+    Registry,
+    RunRow,
+    SiteRow,
+    StudyRow,
+)
+
+SHORT = 12
+AWAY_SECONDS = 60.0
+
+
+def hub_tables(registry: Registry) -> Iterator[Table]:
+    """Yield what there is of sites, studies and runs."""
+    yield _sites(registry)
+    yield _studies(registry)
+    yield _runs(registry)
+
+
+def _sites(registry: Registry) -> Table:
+    table = Table("site", "state", "code", "seen", "ready", "certificate until", title="Sites")
+    for site in registry.rows(SiteRow):
+        ends = (
+            datetime.fromtimestamp(site.certificate_ends, UTC)
+            if site.certificate_ends
+            else None
+        )
+        ready = "yes" if site.ready else site.reason or ("no" if site.seen else "")
+        table.add_row(
+            site.name, site.state, site.code, _ago(site.seen),
+            ready if site.state == ADMITTED else "", f"{ends:%Y-%m-%d}" if ends else "",
+        )  # fmt: skip
+    return table
+
+
+def _studies(registry: Registry) -> Table:
+    table = Table("study", "name", "bytes a round", "approved by", "others", title="Studies")
+    for study in registry.rows(StudyRow):
+        decisions = registry.rows(DecisionRow, hash=study.hash)
+        yes = [d.site for d in decisions if d.decision == "approve"]
+        others = [f"{d.site}: {d.decision}" for d in decisions if d.decision != "approve"]
+        table.add_row(
+            study.hash[:SHORT], study.name + ("" if study.open else " (closed)"),
+            f"{study.round_bytes:,}", ", ".join(sorted(yes)), ", ".join(sorted(others)),
+        )  # fmt: skip
+    return table
+
+
+def _runs(registry: Registry) -> Table:
+    table = Table("run", "state", "rounds closed", "sites", "waits for", title="Runs")
+    for run in registry.rows(RunRow):
+        progress = [in_words(row) for row in registry.rows(ProgressRow, run=run.run)]
+        table.add_row(
+            run.run, run.state, str(run.round), "\n".join(sorted(progress)), run.sentence
+        )
+    return table
+
+
+def in_words(row: ProgressRow) -> str:
+    """Say how far a site is: ``A: round 3, 412 of 800 steps``."""
+    if row.phase == "training":
+        return f"{row.site}: round {row.round}, {row.done} of {row.total} steps"
+    return f"{row.site}: round {row.round}, {row.phase}"
+
+
+def _ago(seen: float) -> str:
+    if not seen:
+        return "never"
+    seconds = time.time() - seen
+    return "now" if seconds < AWAY_SECONDS else f"{seconds / 60:.0f} minutes ago"

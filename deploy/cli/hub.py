@@ -1,0 +1,175 @@
+"""``fedseg hub``: what the coordinator types."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.console import wide_console
+
+app = typer.Typer(no_args_is_help=True, help="Run the hub: sites, studies, runs.")
+Folder = Annotated[
+    Path, typer.Option("--folder", help="The hub's folder.", envvar="FEDSEG_HUB")
+]
+HERE = Path("hub")
+SiteName = Annotated[str, typer.Argument(help="The site's name.")]
+RunName = Annotated[str, typer.Argument(help="The run, or the start of its name.")]
+
+
+@app.command()
+def init(
+    address: Annotated[str, typer.Option(help="host:port at which sites reach the hub.")],
+    folder: Folder = HERE,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "*",
+    superlink_port: Annotated[int, typer.Option(help="Flower's, on loopback.")] = 9092,
+    user: Annotated[str, typer.Option(help="Whom nginx becomes if root starts it.")] = "",
+) -> None:
+    """Make a hub: authorities, certificates, secrets, the proxy's configuration."""
+    from deploy.supervise.desk import make_hub
+    from deploy.supervise.hub_folder import HubSettings
+
+    settings = HubSettings(
+        address=address, listen=listen, superlink_port=superlink_port, user=user
+    )
+    hub = make_hub(folder, settings)
+    print(f"made {hub.path}")
+    print(f"move {hub.pki / 'root' / 'root.key'} to a place without a network: it is needed")
+    print("again only to renew an authority, in five years, and its revocation list, each year")
+    print(f"start it with: fedseg hub serve --folder {folder}")
+
+
+@app.command()
+def serve(folder: Folder = HERE) -> None:
+    """Run everything of the hub until told to end; runs go on where they stood."""
+    from deploy.supervise.hub import hub_programs
+    from deploy.supervise.hub_folder import HubFolder
+    from deploy.supervise.supervisor import Supervisor, log_to
+
+    hub = HubFolder.open(folder)
+    log_to(hub.path / "log" / "hub.log")
+    Supervisor(list(hub_programs(hub).values()), hub.path / "run").run()
+
+
+@app.command()
+def part(
+    name: Annotated[
+        str, typer.Argument(help="superlink, executor, control, proxy, registrar.")
+    ],
+    folder: Folder = HERE,
+) -> None:
+    """Become one process of the hub, for systemd or a container with its own user."""
+    from deploy.supervise.hub import hub_programs
+    from deploy.supervise.hub_folder import HubFolder
+    from deploy.supervise.part import become
+
+    become(hub_programs(HubFolder.open(folder)), name)
+
+
+@app.command()
+def invite(
+    site: SiteName,
+    folder: Folder = HERE,
+    days: Annotated[int, typer.Option(min=1, help="How long the invitation holds.")] = 7,
+) -> None:
+    """Invite a site: prints the one line that its people need."""
+    from deploy.supervise.desk import invite_site
+    from deploy.supervise.hub_folder import HubFolder
+
+    print(invite_site(HubFolder.open(folder), site, days))
+
+
+@app.command()
+def admit(
+    site: SiteName,
+    folder: Folder = HERE,
+    code: Annotated[str, typer.Option(help="The code, as the site read it to you.")] = "",
+) -> None:
+    """Admit a site whose code you compared with its people, over the telephone."""
+    from deploy.supervise.desk import admit_site
+    from deploy.supervise.hub_folder import HubFolder
+
+    hub = HubFolder.open(folder)
+    if not code:
+        shown = hub.registry.site(site).code
+        typer.confirm(
+            f"does {site} read the code {shown or '(it has not joined)'} to you?", abort=True
+        )
+        code = shown
+    admit_site(hub, site, code)
+    print(f"{site}: admitted")
+
+
+@app.command()
+def revoke(site: SiteName, folder: Folder = HERE) -> None:
+    """Cut a site off; runs go on without it."""
+    from deploy.supervise.desk import revoke_site
+    from deploy.supervise.hub_folder import HubFolder
+
+    revoke_site(HubFolder.open(folder), site)
+    print(f"{site}: revoked")
+
+
+@app.command()
+def start(
+    study: Annotated[Path, typer.Argument(help="A study, or the folder of a built one.")],
+    folder: Folder = HERE,
+    note: Annotated[str, typer.Option(help="For the people at the sites.")] = "",
+) -> None:
+    """Offer a study to the sites and queue a run of it; it starts when enough approved."""
+    from deploy.supervise.desk import start_study
+    from deploy.supervise.hub_folder import HubFolder
+
+    row = start_study(HubFolder.open(folder), study, note)
+    print(f"run {row.run}: queued")
+    print(f"study {row.hash}: offered")
+    print("the sites see it with: fedseg site studies")
+
+
+@app.command()
+def status(folder: Folder = HERE) -> None:
+    """Show sites, studies and runs."""
+    from deploy.cli.federation import hub_tables
+    from deploy.supervise.hub_folder import HubFolder
+
+    console = wide_console()
+    for table in hub_tables(HubFolder.open(folder).registry):
+        console.print(table)
+
+
+@app.command()
+def pause(run: RunName, folder: Folder = HERE) -> None:
+    """Pause a run; what was accepted is kept."""
+    _want(folder, run, "paused")
+
+
+@app.command()
+def resume(run: RunName, folder: Folder = HERE) -> None:
+    """Let a paused or stopped run go on at its round."""
+    _want(folder, run, "running")
+
+
+@app.command()
+def stop(run: RunName, folder: Folder = HERE) -> None:
+    """Stop a run for good; its weights are kept."""
+    _want(folder, run, "stopped")
+
+
+@app.command()
+def close(
+    study: Annotated[str, typer.Argument(help="Its hash, or the start of it.")],
+    folder: Folder = HERE,
+) -> None:
+    """Take a study off the list that sites see."""
+    from deploy.supervise.desk import close_study
+    from deploy.supervise.hub_folder import HubFolder
+
+    print(f"study {close_study(HubFolder.open(folder), study)}: no longer offered")
+
+
+def _want(folder: Path, run: str, wanted: str) -> None:
+    from deploy.supervise.desk import want_run
+    from deploy.supervise.hub_folder import HubFolder
+
+    print(
+        f"run {want_run(HubFolder.open(folder), run, wanted)}: {wanted}, as soon as it can be"
+    )

@@ -1,0 +1,113 @@
+"""Studies, runs and processes as a site's people see them."""
+
+import json
+import time
+from collections.abc import Sequence
+
+from client.consent import Consent
+from rich.table import Table
+
+from client.profile import check_profile, load_profile
+from common.wire import control_pb2 as pb
+from deploy.cli.describe import cost_of, in_words
+from deploy.supervise.offers import Offer, Offers
+from deploy.supervise.site_folder import SiteFolder
+
+SHORT = 12
+MIB = 2**20
+
+
+def offers_table(offers: Offers, site: SiteFolder) -> Table:
+    """Return all offers with what was decided."""
+    table = Table("study", "name", "segments", "in", "rounds", "sent a round", "here", "note",
+                  title=f"Studies offered to {site.settings.site}")  # fmt: skip
+    consent = Consent(site.path / "consent")
+    for offer in offers.all():
+        study = offer.study
+        table.add_row(
+            offer.hash[:SHORT], study.name, ", ".join(study.label_names),
+            ", ".join(study.modalities), str(study.federation.rounds),
+            f"{offer.round_bytes / MIB:.2f} MiB at most", consent.standing(offer.hash).state,
+            offer.note,
+        )  # fmt: skip
+    return table
+
+
+def offer_in_words(offer: Offer, site: SiteFolder) -> str:
+    """Return a study in full: what is trained here, what leaves the site, how many bytes."""
+    study = offer.study
+    cost = cost_of(study)
+    rounds = study.federation.rounds
+    lines = [in_words(study, cost), "", "What would leave this site:"]
+    lines += [
+        f"  each round   the trained weights, {cost.up_bytes / MIB:.2f} MiB with one modality "
+        f"({rounds * cost.up_bytes / MIB:.1f} MiB in all {rounds} rounds)",
+        "               counts of cases and of cases set aside by reason, steps, loss, times",
+        "               mean Dice by label and modality over the validation cases",
+    ]
+    if study.distillation.weight and len(study.modalities) > 1:
+        lines.append(
+            "               class affinities: sums of logits and counts of voxels by class, "
+            f"{len(study.classes)} x {len(study.classes)} and {len(study.classes)}"
+        )
+    if any(m.intensity == "hounsfield" for m in study.modalities.values()):
+        lines.append(
+            "  once         sum and sum of squares of labelled voxels' intensities, by channel"
+        )
+    lines += [
+        "  at the end   metrics by label over the test cases, never by case",
+        "  never        an image, a label map, a name of a case, file or folder, a text of an "
+        "error",
+        "",
+    ]
+    problems = check_profile(load_profile(site.profile), study, str(site.profile))
+    if problems:
+        lines += ["This site's profile does not fit the study:", *(f"  {p}" for p in problems)]
+    else:
+        lines.append("This site's profile fits the study.")
+    standing = Consent(site.path / "consent").standing(offer.hash)
+    lines.append(f"Decision here: {standing.state}.")
+    return "\n".join(lines)
+
+
+def runs_table(runs: Sequence[pb.RunSummary]) -> Table:
+    """Return the runs of a site."""
+    table = Table("run", "study", "state", "rounds closed", "to fetch", "waits for")
+    for run in runs:
+        table.add_row(
+            run.run, f"{run.name} {run.hash[:SHORT]}", run.state,
+            f"{run.round} of {run.rounds}", ", ".join(run.files), run.sentence,
+        )  # fmt: skip
+    return table
+
+
+def site_status(site: SiteFolder) -> Table:
+    """Return what runs at a site and whether the hub is reached."""
+    table = Table("what", "how it is", title=f"Site {site.settings.site}")
+    for name, what in _programs(site).items():
+        ready = (
+            "ready" if what.get("ready") else f"not running, last code {what.get('exit_code')}"
+        )
+        table.add_row(name, f"{ready}; started {what.get('starts')} times")
+    try:
+        told = json.loads((site.path / "run" / "agent.json").read_text(encoding="utf-8"))
+        age = time.time() - float(told["time"])
+        table.add_row("hub", f"{told['hub']} ({age:.0f} s ago)")
+        worker = told.get("worker", {})
+        if worker.get("run"):
+            done = f"{worker['phase']} {worker['done']} of {worker['total']}"
+            table.add_row("work", f"run {worker['run']}, round {worker['round']}, {done}")
+    except (OSError, ValueError, KeyError):
+        table.add_row("hub", "nothing known; is fedseg site run running?")
+    keys = site.keys
+    table.add_row("certificate", f"until {keys.expires():%Y-%m-%d}")
+    return table
+
+
+def _programs(site: SiteFolder) -> dict[str, dict[str, object]]:
+    try:
+        told = json.loads((site.path / "run" / "status.json").read_text(encoding="utf-8"))
+        programs: dict[str, dict[str, object]] = told["programs"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return programs

@@ -1,0 +1,175 @@
+"""What the coordinator asks of a hub; the registrar then does it."""
+
+import os
+import shutil
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.errors import InputError, RefusedError, RunError
+from common.parameters import table_of
+from common.study.load import load_study
+from common.study.study import canonical_json
+from deploy.provision.authority import Authorities
+from deploy.provision.nginx import NginxSettings, write_configuration
+from deploy.provision.tokens import Invitation, secret_hash
+from deploy.supervise.hub_folder import HubFolder, HubSettings
+from server.registry import (
+    ADMITTED,
+    INVITED,
+    QUEUED,
+    REVOKED,
+    REVOKING,
+    RUNNING,
+    WAITING,
+    WANTED,
+    Registry,
+    RunRow,
+    SiteRow,
+    StudyRow,
+    now,
+)
+from server.run import read_run
+
+DAY = 86_400
+REGISTRAR_SECONDS = 30.0
+
+
+def make_hub(folder: Path, settings: HubSettings) -> HubFolder:
+    """Make a hub's folder, its authorities and the proxy's configuration."""
+    hub = HubFolder.create(folder, settings)
+    Authorities.create(hub.pki, [settings.host.strip("[]")], datetime.now(UTC))
+    write_configuration(
+        NginxSettings(
+            folder=hub.nginx, pki=hub.pki, host=settings.listen, port=settings.port,
+            superlink_port=settings.superlink_port, control_socket=hub.control_socket,
+            user=settings.user or ("root" if os.geteuid() == 0 else None),
+        )
+    )  # fmt: skip
+    return hub
+
+
+def invite_site(hub: HubFolder, site: str, days: int) -> str:
+    """Invite a site; return the line for its people.
+
+    Raises:
+        InputError: If the site is admitted already, or the name is none.
+    """
+    held = hub.registry.row(SiteRow, name=site)
+    if held is not None and held.state in (WANTED, ADMITTED, REVOKING):
+        raise InputError(f"{site}: is {held.state}; revoke it before you invite it anew")
+    fingerprint = Authorities.open(hub.pki).fingerprint()
+    invitation = Invitation.new(hub.settings.address, site, fingerprint=fingerprint)
+    hub.registry.put(
+        SiteRow, {"name": site}, state=INVITED, invited=now(), expires=now() + days * DAY,
+        secret_hash=secret_hash(invitation.secret, site), code="", request_pem="", node_key="",
+        certificate_pem="", serial="", node_id="",
+    )  # fmt: skip
+    return invitation.encode()
+
+
+def admit_site(hub: HubFolder, site: str, code: str) -> None:
+    """Admit a site that asked with this code, and wait until it is.
+
+    Raises:
+        RefusedError: If the code is another, or nobody asked.
+        RunError: If the hub does not run.
+    """
+    row = hub.registry.site(site)
+    if row.state != WAITING:
+        raise RefusedError(f"{site}: is {row.state}; only a site that joined can be admitted")
+    if "".join(code.upper().split()).replace("-", "") != row.code.replace("-", ""):
+        raise RefusedError(
+            f"{site}: the code is not the one of the keys that asked; somebody else may have "
+            "used the invitation. Do not admit it; invite the site anew"
+        )
+    hub.registry.change(SiteRow, {"name": site, "state": WAITING}, state=WANTED)
+    _wait(hub.registry, site, ADMITTED)
+
+
+def revoke_site(hub: HubFolder, site: str) -> None:
+    """Cut a site off and wait until it is.
+
+    Raises:
+        RunError: If the hub does not run.
+    """
+    row = hub.registry.site(site)
+    if row.state in (INVITED, WAITING):
+        hub.registry.change(SiteRow, {"name": site}, state=REVOKED, secret_hash="")
+        return
+    if row.state != REVOKED:
+        hub.registry.change(SiteRow, {"name": site}, state=REVOKING)
+        _wait(hub.registry, site, REVOKED)
+
+
+def _wait(registry: Registry, site: str, state: str) -> None:
+    until = time.monotonic() + REGISTRAR_SECONDS
+    while registry.site(site).state != state:
+        if time.monotonic() > until:
+            raise RunError(
+                f"{site}: noted, but not {state} yet: is the hub running? Start it with "
+                "fedseg hub serve; log/registrar.jsonl has the story"
+            )
+        time.sleep(0.1)
+
+
+def start_study(hub: HubFolder, source: Path, note: str) -> RunRow:
+    """Offer a study and queue a run of it.
+
+    Args:
+        hub: The hub.
+        source: A study file, which is built here, or the folder of a built one.
+        note: For the people at the sites.
+    """
+    with tempfile.TemporaryDirectory(dir=hub.path) as held:
+        built = source
+        if not (source / "run.json").exists():
+            built = Path(held) / "run"
+            _build(source, built)
+        info = read_run(built)
+        folder = hub.runs / info.run
+        if folder.exists():
+            raise InputError(f"{source}: run {info.run} is at the hub already")
+        shutil.copytree(built, folder)
+    size = sum(p.size_bytes for p in table_of(folder / "initial.safetensors").values())
+    hub.registry.put(
+        StudyRow, {"hash": info.hash}, name=info.typed_study.name,
+        text=canonical_json(info.typed_study), offered=now(), round_bytes=size, note=note,
+        open=1,
+    )  # fmt: skip
+    hub.registry.put(
+        RunRow, {"run": info.run}, hash=info.hash, folder=str(folder), state=QUEUED,
+        wanted=RUNNING, created=now(),
+    )  # fmt: skip
+    return hub.registry.run(info.run)
+
+
+def _build(study: Path, folder: Path) -> None:
+    try:
+        from deploy.simulation.build import build_run
+
+        build_run(load_study(study), folder, {})
+    except ImportError as error:
+        raise InputError(
+            f"{study}: drawing the first weights needs torch and MONAI, which a hub need not "
+            "have; build it elsewhere with fedseg study build, and give the folder"
+        ) from error
+
+
+def want_run(hub: HubFolder, name: str, wanted: str) -> str:
+    """Say what a run should be: running, paused or stopped."""
+    row = hub.registry.run(name)
+    hub.registry.change(RunRow, {"run": row.run}, wanted=wanted)
+    if wanted == RUNNING and row.state not in (RUNNING, QUEUED, "finished"):
+        hub.registry.change(RunRow, {"run": row.run}, state=QUEUED, attempts=0)
+    return row.run
+
+
+def close_study(hub: HubFolder, start: str) -> str:
+    """Offer a study no longer; sites that approved it keep their decision."""
+    found = [row.hash for row in hub.registry.rows(StudyRow) if row.hash.startswith(start)]
+    if len(found) != 1:
+        raise InputError(f"study {start!r}: {len(found)} studies begin so")
+    hub.registry.change(StudyRow, {"hash": found[0]}, open=0)
+    return found[0]

@@ -1,0 +1,151 @@
+"""``python -m deploy.supervise.registrar HUB``: does what the coordinator wants, by itself.
+
+It alone opens the authorities' keys. It gives admitted sites their certificates and renews
+them, cuts revoked sites off, keeps the revocation list fresh, and starts and stops runs.
+"""
+
+import logging
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import final
+
+from common.errors import FedsegError
+from common.events import HUB, JsonLines, emit
+from deploy.provision.authority import Authorities
+from deploy.provision.nginx import check, reload, write_bindings
+from deploy.provision.public_keys import node_header_of
+from deploy.supervise.hub_folder import HubFolder
+from deploy.supervise.runs import RunDesk
+from server.registry import ADMITTED, REVOKED, REVOKING, WANTED, SiteRow
+
+LOOK_SECONDS = 0.5
+LIST_DAYS_LEFT = 10
+ALARM_DAYS_LEFT = 3
+
+
+@final
+class Registrar:
+    """One hub's.
+
+    Args:
+        hub: The hub's folder.
+        clock: The time, UTC.
+    """
+
+    def __init__(
+        self, hub: HubFolder, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._hub, self._clock = hub, clock
+        self._registry = hub.registry
+        self._authorities = Authorities.open(hub.pki)
+
+    def look(self) -> None:
+        """Do what is to be done now."""
+        for site in self._registry.rows(SiteRow, state=WANTED):
+            self._admit(site)
+        for site in self._registry.rows(SiteRow, state=REVOKING):
+            self._revoke(site)
+        for site in self._registry.rows(SiteRow, state=ADMITTED):
+            if site.renewal_pem:
+                self._renew(site)
+        self.keep_list()
+
+    def keep_list(self) -> None:
+        """Renew the revocation list long before it ends: an old one shuts every site out."""
+        left = self._authorities.crl_expires() - self._clock()
+        if left < timedelta(days=LIST_DAYS_LEFT):
+            self._authorities.write_crl(self._clock())
+            reload(self._hub.nginx)
+            emit(HUB, "revocation_list_renewed")
+
+    def _admit(self, site: SiteRow) -> None:
+        issued = self._authorities.issue_site(
+            site.request_pem, site.name, days=self._hub.settings.certificate_days,
+            now=self._clock(),
+        )  # fmt: skip
+        node = site.node_id or self._register(site)
+        self._registry.change(
+            SiteRow, {"name": site.name}, state=ADMITTED, node_id=node, serial=issued.serial,
+            certificate_pem=issued.pem, certificate_ends=issued.not_after.timestamp(),
+        )  # fmt: skip
+        self._bind()
+        emit(HUB, "site_admitted", site=site.name, serial=issued.serial, node=node)
+
+    def _register(self, site: SiteRow) -> str:
+        with tempfile.TemporaryDirectory() as held:
+            key = Path(held) / "node.pub"
+            key.write_text(site.node_key, encoding="ascii")
+            return self._hub.flower.register(key, site.name)
+
+    def _renew(self, site: SiteRow) -> None:
+        issued = self._authorities.issue_site(
+            site.renewal_pem, site.name, days=self._hub.settings.certificate_days,
+            now=self._clock(),
+        )  # fmt: skip
+        self._registry.change(
+            SiteRow, {"name": site.name, "renewal_pem": site.renewal_pem},
+            request_pem=site.renewal_pem, renewal_pem="", certificate_pem=issued.pem,
+            serial=f"{issued.serial} {site.serial}",
+            certificate_ends=issued.not_after.timestamp(),
+        )  # fmt: skip
+        emit(HUB, "certificate_renewed", site=site.name, serial=issued.serial)
+
+    def _revoke(self, site: SiteRow) -> None:
+        """Cut a site off: list, proxy, then Flower; who waits for it goes on at once."""
+        for serial in site.serial.split():
+            self._authorities.revoke(serial, self._clock())
+        self._authorities.write_crl(self._clock())
+        self._bind()
+        if site.node_id:
+            try:
+                self._hub.flower.unregister(site.node_id)
+            except FedsegError as error:  # it may be gone already
+                emit(HUB, "unregister_failed", site=site.name, reason=str(error))
+        self._registry.change(SiteRow, {"name": site.name}, state=REVOKED, node_id="")
+        emit(HUB, "site_revoked", site=site.name)
+
+    def _bind(self) -> None:
+        admitted = self._registry.rows(SiteRow, state=ADMITTED)
+        pairs = [(site.name, node_header_of(site.node_key)) for site in admitted]
+        write_bindings(self._hub.nginx, pairs)
+        check(self._hub.nginx)
+        reload(self._hub.nginx)
+
+
+def run_forever(duties: Sequence[Callable[[], None]], stop: threading.Event) -> None:
+    """Do all duties again and again; what fails is logged once and tried again."""
+    failed: dict[str, str] = {}
+    while not stop.wait(LOOK_SECONDS):
+        for duty in duties:
+            name = duty.__qualname__
+            try:
+                duty()
+                failed.pop(name, None)
+            except FedsegError as error:
+                if failed.get(name) != str(error):
+                    failed[name] = str(error)
+                    emit(HUB, "registrar_failed", duty=name, reason=str(error))
+
+
+def main() -> None:
+    """Work until told to end."""
+    try:
+        hub = HubFolder.open(Path(sys.argv[1]))
+        HUB.setLevel(logging.INFO)
+        HUB.addHandler(JsonLines(hub.path / "log" / "registrar.jsonl"))
+        registrar = Registrar(hub)
+    except FedsegError as error:
+        sys.exit(f"registrar: {error}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_forever([registrar.look, RunDesk(hub).look], stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Flower's SuperNode with the site's client certificate, for the bundle of this fedseg only.
+
+``python -m deploy.supervise.supernode <options of flower-supernode>``. Flower 1.41 can show no
+client certificate, runs whatever app its SuperLink sends, and lives on without a connection
+after an answer that it does not retry. Three places of it are changed here, after a look that
+they are what they were when this was written; with another Flower the process refuses to start.
+
+The environment gives the files: ``FEDSEG_CERTIFICATE``, ``FEDSEG_KEY``, ``FEDSEG_BUNDLE`` (a
+file with the one SHA-256 that may run).
+"""
+
+import hashlib
+import inspect
+import os
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+CHECKED_FLOWER = "1.41."
+CONNECTION_ENDED = "the connection to the hub ended; the supervisor starts it again"
+
+
+def main() -> None:
+    """Check, change, start; end the process when Flower's own loop ends."""
+    files = {name: Path(os.environ.pop(name, "")) for name in
+             ("FEDSEG_CERTIFICATE", "FEDSEG_KEY", "FEDSEG_BUNDLE")}  # fmt: skip
+    import flwr
+
+    if not flwr.__version__.startswith(CHECKED_FLOWER):
+        sys.exit(
+            f"supernode: Flower {flwr.__version__} is installed, fedseg was checked against "
+            f"{CHECKED_FLOWER}x; install the Flower that fedseg names"
+        )
+    try:
+        _use_certificate(files["FEDSEG_CERTIFICATE"], files["FEDSEG_KEY"])
+        _allow_bundle(files["FEDSEG_BUNDLE"])
+    except (ImportError, AttributeError) as error:
+        sys.exit(f"supernode: this Flower is not the one fedseg was checked against: {error}")
+    from flwr.supercore.exit import ExitCode, flwr_exit
+    from flwr.supernode.cli import flower_supernode
+
+    sys.argv[0] = "flower-supernode"
+    flower_supernode()
+    flwr_exit(ExitCode.SUPERNODE_CONNECTION_ERROR, CONNECTION_ENDED)
+
+
+def _use_certificate(certificate: Path, key: Path) -> None:
+    from flwr.supercore.protobuf.client import ProtobufClient
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    if "__init__" in vars(FleetHttpClient):
+        raise AttributeError("FleetHttpClient has a constructor of its own")
+
+    def connect(self: Any, base_url: str, *, verify: Any = True, **others: Any) -> None:
+        if not base_url.startswith("https://"):
+            sys.exit("supernode: the hub's address must be one with TLS")
+        context = verify
+        if not isinstance(verify, ssl.SSLContext):
+            context = ssl.create_default_context(
+                cafile=verify if isinstance(verify, str) else None
+            )
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(certificate, key)
+        ProtobufClient.__init__(self, base_url, verify=context, **others)
+
+    FleetHttpClient.__init__ = connect  # type: ignore[method-assign]
+
+
+def _allow_bundle(allowed: Path) -> None:
+    """Let Flower's own check of a bundle run, and let it compare the digest of the bytes."""
+    import flwr.supernode.start_client_internal as internal
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    verify: Any = internal._verify_fab  # noqa: SLF001 - the hook
+    start: Any = internal.start_client_internal
+    fetch = FleetHttpClient.GetFab
+    if list(inspect.signature(verify).parameters) != ["fab", "trusted_entities"]:
+        raise AttributeError("_verify_fab takes other arguments")
+    if "trusted_entities" not in inspect.signature(start).parameters:
+        raise AttributeError("start_client_internal takes no trusted_entities")
+
+    def is_ours(fab: Any, _trusted: Any) -> bool:
+        digest = hashlib.sha256(fab.content).hexdigest()
+        wanted = allowed.read_text(encoding="ascii").split()
+        if digest not in wanted:
+            print(f"supernode: refused an app bundle: {digest} is not that of this fedseg",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        return digest in wanted
+
+    def fetch_marked(self: Any, request: Any) -> Any:
+        answer = fetch(self, request)
+        # without this mark Flower refuses before it asks the check
+        answer.fab.verifications["valid_license"] = "site"
+        return answer
+
+    def start_checking(**arguments: Any) -> None:
+        start(**{**arguments, "trusted_entities": {"site": str(allowed)}})
+
+    internal._verify_fab = is_ours  # type: ignore[assignment]  # noqa: SLF001
+    internal.start_client_internal = start_checking
+    FleetHttpClient.GetFab = fetch_marked  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Whom a run may ask, and how far each is.
+
+In a simulation everybody who is there; at a hub the sites whose people approved the study,
+under the names that their certificates carry.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol, final
+
+from flwr.serverapp import Grid
+
+from server.registry import ProgressRow, Registry
+
+SEEN_SECONDS = 60.0
+
+
+class Roster(Protocol):
+    """Who may be asked."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether sites may come and go while a run lasts."""
+
+    def nodes(self, grid: Grid) -> Mapping[int, str | None]:
+        """Return the nodes that may be asked now, each with its site's name if it is known."""
+
+    def progress(self, site: str) -> ProgressRow | None:
+        """Return how far a site is in the run; None if that is not known."""
+
+
+@final
+class Everybody:
+    """All nodes of a simulation."""
+
+    changes = False
+
+    def nodes(self, grid: Grid) -> Mapping[int, str | None]:
+        """Return all nodes; their names come with their answers."""
+        return dict.fromkeys(sorted(grid.get_node_ids()))
+
+    def progress(self, site: str) -> ProgressRow | None:
+        """Return None: nobody reports."""
+        del site
+        return None
+
+
+@final
+class ApprovedSites:
+    """The sites of a hub that approved one study.
+
+    Args:
+        registry: The hub's.
+        run: Identifier of the run.
+        hash_: Of its study.
+    """
+
+    changes = True
+
+    def __init__(self, registry: Registry, run: str, hash_: str) -> None:
+        self._registry, self._run, self._hash = registry, run, hash_
+
+    def nodes(self, grid: Grid) -> Mapping[int, str | None]:
+        """Return the nodes of sites that approved, are ready and are connected."""
+        there, now = set(grid.get_node_ids()), time.time()
+        return {
+            int(site.node_id): site.name
+            for site in self._registry.approved(self._hash)
+            if site.node_id
+            and int(site.node_id) in there
+            and site.ready
+            and now - site.seen < SEEN_SECONDS
+        }
+
+    def progress(self, site: str) -> ProgressRow | None:
+        """Return how far a site said it is."""
+        rows = self._registry.rows(ProgressRow, site=site)
+        own = next((row for row in rows if row.run == self._run), None)
+        if own is None:
+            return None
+        # a site works for one run at a time: what it does for another is no silence
+        return replace(own, moved=max(row.moved for row in rows))
