@@ -18,6 +18,7 @@ SENTENCES = {
     "RunError": "the site cannot go on with the run",
     "RunInUseError": "another process works on the run at this site",
     "AuditError": "the site's own records are not in order",
+    "StorageError": "the site cannot write to its disk now",
     "WorkerError": "the site's worker cannot be reached",
     "MemoryError": "the site ran out of memory",
     "OutOfMemoryError": "the site's GPU ran out of memory",
@@ -43,11 +44,11 @@ def failure_of(error: BaseException) -> Failure:
     """Reduce an exception to what may leave a site."""
     if isinstance(error, ReportedError):
         return Failure(code=error.code, sentence=error.sentence)
-    kind = type(error).__name__
     if isinstance(error, ConsentError):
-        sentence = CONSENT_SENTENCES.get(error.reason, SENTENCES[kind])
-        return Failure(code=kind, sentence=sentence)
-    if kind in SENTENCES:
-        return Failure(code=kind, sentence=SENTENCES[kind])
+        sentence = CONSENT_SENTENCES.get(error.reason, SENTENCES["ConsentError"])
+        return Failure(code="ConsentError", sentence=sentence)
+    for kind in type(error).__mro__:  # the nearest kind that has a sentence
+        if kind.__name__ in SENTENCES:
+            return Failure(code=kind.__name__, sentence=SENTENCES[kind.__name__])
     code = "FedsegError" if isinstance(error, FedsegError) else "Exception"
     return Failure(code=code, sentence=UNKNOWN)

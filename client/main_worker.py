@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from client.auditing import audit
 from client.consent import Consent
 from client.profile import load_profile
 from client.service import WorkerService
@@ -59,6 +60,7 @@ def run(profile: Path, folder: Path, socket: Path) -> None:
         SITE.setLevel(logging.INFO)
         SITE.addHandler(JsonLines(made["log"] / "worker.jsonl"))
         SITE.addHandler(worker.status)
+        audit(folder)
         service = WorkerService(worker, made["answers"], partial(trouble_of, profile))
         with serving(service, socket):
             emit(SITE, "worker_started", site=worker.profile.name)

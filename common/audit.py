@@ -19,6 +19,8 @@ that one.
 
 import fcntl
 import hashlib
+import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,10 +48,12 @@ from common.audit_chain import (
     line_of,
     parse,
 )
-from common.errors import AuditError, RunError
+from common.errors import AuditError, RunError, StorageError
+from common.events import fields_of
 from common.files import sync_folder, writing
 
 __all__ = [
+    "AuditEvents",
     "AuditLog",
     "Finding",
     "Head",
@@ -108,7 +112,7 @@ class AuditLog:
 
         Raises:
             AuditError: If a field is reserved or cannot be held.
-            RunError: If the disk is full; then the log is as it was.
+            StorageError: If the disk is full; then the log is as it was.
         """
         if event == HEAD:
             raise AuditError(f"{self.path}: a head is written by sign_head alone")
@@ -197,7 +201,7 @@ class AuditLog:
         except OSError as error:
             file.truncate(size)
             what = f"cannot be written: {error.strerror}; nothing was added"
-            raise RunError(f"{self.path}: {what}") from error
+            raise StorageError(f"{self.path}: {what}") from error
         return record
 
 
@@ -325,3 +329,34 @@ def _end(file: IO[bytes]) -> tuple[bytes, bytes]:
         if start == 0 or first >= 0:
             return tail[first + 1 : newline + 1], tail[newline + 1 :]
         reach *= 8
+
+
+@final
+class AuditEvents(logging.Handler):
+    """Writes the events that matter to an audit log, as they are emitted.
+
+    Unlike other handlers it does not swallow what goes wrong: what cannot be written down must
+    not happen.
+
+    Args:
+        log: Where to.
+        events: Names of the events that matter.
+    """
+
+    def __init__(self, log: AuditLog, events: frozenset[str]) -> None:
+        super().__init__()
+        self._log, self._events = log, events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write an event down, if it is one of those that matter.
+
+        Raises:
+            AuditError: If a field cannot be held.
+            RunError: If the disk is full.
+        """
+        event = record.getMessage()
+        if event in self._events:
+            fields = {k: v for k, v in fields_of(record).items() if k not in RESERVED}
+            self._log.append(
+                event, **json.loads(json.dumps(fields, default=str), parse_constant=str)
+            )

@@ -15,6 +15,7 @@ FedsegError
     ├── QuorumError       too few sites remain
     ├── ReportedError     the site's worker failed, and has said so in words that may leave
     ├── RunInUseError     another process works in the run's folder
+    ├── StorageError      a file that cannot be written now: disk full, no permission
     └── WorkerError       the site's worker cannot be reached
 
 A message reads ``where: what is wrong, what was expected; what to do``.
@@ -126,6 +127,10 @@ class ReportedError(RunError):
 
 class RunInUseError(RunError):
     """Another process works in the run's folder."""
+
+
+class StorageError(RunError):
+    """A file that cannot be written now; nothing was changed, and trying again may help."""
 
 
 class WorkerError(RunError):

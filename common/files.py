@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import RunError
+from common.errors import StorageError
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under ``path`` only when the block ends without an error.
 
     Raises:
-        RunError: If the disk is full or the folder may not be written; nothing is left.
+        StorageError: If the disk is full or the folder may not be written; nothing is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -26,7 +26,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise RunError(
+        raise StorageError(
             f"{path}: cannot be written: {error.strerror}; nothing was changed"
         ) from error
     finally:

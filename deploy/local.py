@@ -77,7 +77,8 @@ class LocalFederation:
         """``fedseg hub init``."""
         self.run(
             COORDINATOR, "hub", "init", "--address", self.address, "--listen", "127.0.0.1",
-            "--superlink-port", str(free_port()), "--folder", str(self.hub),
+            "--superlink-port", str(free_port()), "--metrics-port", str(free_port()),
+            "--folder", str(self.hub),
         )  # fmt: skip
 
     def start_hub(self) -> None:

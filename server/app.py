@@ -8,8 +8,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import FedsegError, InputError, QuorumError
+from common.errors import FedsegError, InputError, QuorumError, StorageError
 from common.files import write_json
+from server.auditing import audit
 from server.journal import Journal, owning
 from server.registry import FAILED, PAUSED, Registry
 from server.roster import ApprovedSites, Everybody, Roster
@@ -35,11 +36,13 @@ def main(grid: Grid, context: Context) -> None:
     roster: Roster = Everybody()
     if register:
         roster = ApprovedSites(Registry(Path(register)), info.run, info.hash)
+        audit(Path(register).parent)
     with owning(folder):
         strategy = RoundStrategy(Journal(folder), info.typed_study, info.run, roster)
         try:
             strategy.start(grid)
         except FedsegError as error:
-            state = PAUSED if isinstance(error, QuorumError) else FAILED
+            waits = isinstance(error, QuorumError | StorageError)
+            state = PAUSED if waits else FAILED
             write_json(folder / "outcome.json", {"state": state, "sentence": str(error)})
             raise

@@ -8,7 +8,6 @@ from flwr.serverapp import Grid
 from common import protocol
 from common.events import HUB, emit
 from common.messages import AloneJob, AloneReport, EvaluateJob, Evaluation, Pooled
-from common.tensors import TensorFile
 from server.journal import ClosedRound, Journal
 from server.selection import choose
 from server.sites import Sites, arrays_of
@@ -44,7 +43,7 @@ def _evaluate(
     *,
     test: bool = False,
 ) -> dict[str, Evaluation]:
-    arrays = arrays_of(TensorFile(journal.best_model if test else journal.model(number)))
+    arrays = arrays_of(journal.best_model if test else journal.model(number))
     messages = {}
     for site in sites.present(grid):
         own, kinds = sites.own(site, arrays)
@@ -58,7 +57,7 @@ def _evaluate(
 def _train_alone(
     grid: Grid, sites: Sites, journal: Journal, pooled: Pooled
 ) -> dict[str, AloneReport]:
-    arrays = arrays_of(TensorFile(journal.model(0)))
+    arrays = arrays_of(journal.model(0))
     messages = {}
     for site in sites.present(grid):
         own, kinds = sites.own(site, arrays)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -12,9 +13,9 @@ from common import protocol
 from common.errors import UpdateRefusedError
 from common.events import HUB, emit
 from common.messages import Context, Enrolment, Evaluation
-from common.parameters import Table, is_used_by
+from common.parameters import Table, is_used_by, table_of
 from common.study.study import Study, canonical_json, study_hash
-from common.tensors import TensorFile
+from common.tensors import read_tensors
 from server.admission import check_evaluation
 from server.conversation import Heard, answers
 from server.deadlines import Deadlines
@@ -138,11 +139,13 @@ class Sites:
         accounting = self.enrolments[site].accounting
         modalities = [m for m, account in accounting.items() if account.usable]
         kinds = {
-            name: self.table[name].kind
-            for name in arrays
-            if is_used_by(self.table[name].kind, modalities)
+            name: parameter.kind
+            for name, parameter in self.table.items()
+            if is_used_by(parameter.kind, modalities)
         }
-        return ArrayRecord({name: arrays[name] for name in kinds}), kinds
+        return ArrayRecord(
+            {kind: arrays[kind] for kind in dict.fromkeys(kinds.values())}
+        ), kinds
 
     def site_of(self, node: int) -> str | None:
         """Return the site that is a node, or None."""
@@ -219,7 +222,7 @@ def value_of(kind: type[Any], message: Message | None) -> Any:
     return protocol.unpack(kind, content)
 
 
-def arrays_of(source: TensorFile) -> ArrayRecord:
-    """Read a whole weights file as Flower's arrays, and close it."""
-    with source as file:
-        return protocol.pack_weights({name: file.read(name) for name in file.slots})
+def arrays_of(model: Path) -> ArrayRecord:
+    """Read a whole weights file as Flower's arrays, one for each kind of parameter."""
+    kinds = {name: parameter.kind for name, parameter in table_of(model).items()}
+    return protocol.pack_weights(read_tensors(model), kinds)

@@ -189,7 +189,7 @@ class RoundStrategy(Strategy):
             affinities=pool_affinities({a.report.site: a.report.affinities for a in last}),
         )
         validate = number > 1 and (number - 1) % self.study.evaluation.every == 0
-        arrays = arrays_of(TensorFile(self.journal.model(number - 1)))
+        arrays = arrays_of(self.journal.model(number - 1))
         messages = {}
         for site in sites:
             own, kinds = self.sites.own(site, arrays)
@@ -329,7 +329,7 @@ class RoundStrategy(Strategy):
                 self._admit(server_round, Answer(site, message, 0.0), 0, held, refused)
         now = time.monotonic()
         self._close(server_round, self._without_outliers(held, refused), refused, (now, now))
-        return arrays_of(TensorFile(self.journal.model(server_round))), None
+        return arrays_of(self.journal.model(server_round)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

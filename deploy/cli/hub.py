@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.console import wide_console
+from deploy.supervise.hub_folder import HubFolder
 
 app = typer.Typer(no_args_is_help=True, help="Run the hub: sites, studies, runs.")
 Folder = Annotated[
@@ -22,6 +23,7 @@ def init(
     folder: Folder = HERE,
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "*",
     superlink_port: Annotated[int, typer.Option(help="Flower's, on loopback.")] = 9092,
+    metrics_port: Annotated[int, typer.Option(help="For Prometheus, on loopback.")] = 9464,
     user: Annotated[str, typer.Option(help="Whom nginx becomes if root starts it.")] = "",
 ) -> None:
     """Make a hub: authorities, certificates, secrets, the proxy's configuration."""
@@ -29,7 +31,11 @@ def init(
     from deploy.supervise.hub_folder import HubSettings
 
     settings = HubSettings(
-        address=address, listen=listen, superlink_port=superlink_port, user=user
+        address=address,
+        listen=listen,
+        superlink_port=superlink_port,
+        metrics_port=metrics_port,
+        user=user,
     )
     hub = make_hub(folder, settings)
     print(f"made {hub.path}")
@@ -42,7 +48,6 @@ def init(
 def serve(folder: Folder = HERE) -> None:
     """Run everything of the hub until told to end; runs go on where they stood."""
     from deploy.supervise.hub import hub_programs
-    from deploy.supervise.hub_folder import HubFolder
     from deploy.supervise.supervisor import Supervisor, log_to
 
     hub = HubFolder.open(folder)
@@ -59,7 +64,6 @@ def part(
 ) -> None:
     """Become one process of the hub, for systemd or a container with its own user."""
     from deploy.supervise.hub import hub_programs
-    from deploy.supervise.hub_folder import HubFolder
     from deploy.supervise.part import become
 
     become(hub_programs(HubFolder.open(folder)), name)
@@ -73,9 +77,8 @@ def invite(
 ) -> None:
     """Invite a site: prints the one line that its people need."""
     from deploy.supervise.desk import invite_site
-    from deploy.supervise.hub_folder import HubFolder
 
-    print(invite_site(HubFolder.open(folder), site, days))
+    print(invite_site(_desk(folder), site, days))
 
 
 @app.command()
@@ -86,9 +89,8 @@ def admit(
 ) -> None:
     """Admit a site whose code you compared with its people, over the telephone."""
     from deploy.supervise.desk import admit_site
-    from deploy.supervise.hub_folder import HubFolder
 
-    hub = HubFolder.open(folder)
+    hub = _desk(folder)
     if not code:
         shown = hub.registry.site(site).code
         typer.confirm(
@@ -103,9 +105,8 @@ def admit(
 def revoke(site: SiteName, folder: Folder = HERE) -> None:
     """Cut a site off; runs go on without it."""
     from deploy.supervise.desk import revoke_site
-    from deploy.supervise.hub_folder import HubFolder
 
-    revoke_site(HubFolder.open(folder), site)
+    revoke_site(_desk(folder), site)
     print(f"{site}: revoked")
 
 
@@ -117,9 +118,8 @@ def start(
 ) -> None:
     """Offer a study to the sites and queue a run of it; it starts when enough approved."""
     from deploy.supervise.desk import start_study
-    from deploy.supervise.hub_folder import HubFolder
 
-    row = start_study(HubFolder.open(folder), study, note)
+    row = start_study(_desk(folder), study, note)
     print(f"run {row.run}: queued")
     print(f"study {row.hash}: offered")
     print("the sites see it with: fedseg site studies")
@@ -129,7 +129,6 @@ def start(
 def status(folder: Folder = HERE) -> None:
     """Show sites, studies and runs."""
     from deploy.cli.federation import hub_tables
-    from deploy.supervise.hub_folder import HubFolder
 
     console = wide_console()
     for table in hub_tables(HubFolder.open(folder).registry):
@@ -161,15 +160,20 @@ def close(
 ) -> None:
     """Take a study off the list that sites see."""
     from deploy.supervise.desk import close_study
-    from deploy.supervise.hub_folder import HubFolder
 
-    print(f"study {close_study(HubFolder.open(folder), study)}: no longer offered")
+    print(f"study {close_study(_desk(folder), study)}: no longer offered")
+
+
+def _desk(folder: Path) -> HubFolder:
+    """Open a hub for somebody whose doings are audited."""
+    from server.auditing import audit
+
+    hub = HubFolder.open(folder)
+    audit(hub.path)
+    return hub
 
 
 def _want(folder: Path, run: str, wanted: str) -> None:
     from deploy.supervise.desk import want_run
-    from deploy.supervise.hub_folder import HubFolder
 
-    print(
-        f"run {want_run(HubFolder.open(folder), run, wanted)}: {wanted}, as soon as it can be"
-    )
+    print(f"run {want_run(_desk(folder), run, wanted)}: {wanted}, as soon as it can be")

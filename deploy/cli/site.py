@@ -84,7 +84,7 @@ def approve(
     folder: Folder = HERE,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds.")] = None,
     until: Annotated[str | None, typer.Option(help="Last day, such as 2027-03-31.")] = None,
-    minimum_cases: Annotated[int, typer.Option(help="Only with so many training cases.")] = 1,
+    minimum_cases: Annotated[int, typer.Option(help="Only with so many training cases.")] = 5,
     outputs: Annotated[
         str, typer.Option(help="What may leave the site, separated by commas.")
     ] = "updates,metrics,affinities,statistics",
@@ -92,7 +92,6 @@ def approve(
 ) -> None:
     """Let a study, and this study only, be trained here."""
     from client.consent import Limits
-
     from deploy.supervise.decisions import decide
 
     limits = Limits(

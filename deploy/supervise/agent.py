@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, final
 
 import grpc
-from client.consent import Consent
 
+from client.auditing import SiteSigner, audit
+from client.consent import Consent
 from client.hub import Hub
 from common.errors import FedsegError, RefusedError
 from common.events import SITE, JsonLines, emit
@@ -87,6 +88,7 @@ class Agent:
         self._request: str | None = None
         self._sentences: list[str] = []
         self._trouble = ""
+        self._signer = SiteSigner(site.path, site.keys.audit_key)
 
     def look(self) -> float:
         """Do what is due; return the seconds to wait before the next look."""
@@ -115,6 +117,7 @@ class Agent:
             self._offers.keep(self._hub.studies())
             self._offered = now
         self._tell_decisions(self._hub)
+        self._signer.look()
 
     def _report(self, hub: Hub, status: Any) -> None:
         if status is not None and status.run:
@@ -186,6 +189,7 @@ def main() -> None:
         site = SiteFolder.open(Path(sys.argv[1]))
         SITE.setLevel(logging.INFO)
         SITE.addHandler(JsonLines(site.path / "log" / "agent.jsonl"))
+        audit(site.path)
         watch = WorkerWatch(site)
         agent = Agent(site, watch)
     except FedsegError as error:

@@ -9,6 +9,7 @@ from common.events import HUB, JsonLines
 from deploy.provision.tokens import matches
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.joining import code_of_request
+from server.auditing import audit
 from server.control.enrolment import EnrolmentService, Invitations
 from server.control.serve import build_server, serve
 from server.control.service import ControlService
@@ -22,6 +23,7 @@ def main() -> None:
         hub = HubFolder.open(Path(sys.argv[1]))
         HUB.setLevel(logging.INFO)
         HUB.addHandler(JsonLines(hub.path / "log" / "control.jsonl"))
+        audit(hub.path)
         root = hub.root.read_text(encoding="ascii")
         invitations = Invitations(
             matches=matches,

@@ -7,14 +7,19 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from common.errors import InputError, RefusedError, RunError
+from common.events import HUB, emit
 from common.parameters import table_of
 from common.study.load import load_study
 from common.study.study import canonical_json
 from deploy.provision.authority import Authorities
 from deploy.provision.nginx import NginxSettings, write_configuration
+from deploy.provision.pem_files import write_key
 from deploy.provision.tokens import Invitation, secret_hash
 from deploy.supervise.hub_folder import HubFolder, HubSettings
+from server.auditing import audit
 from server.registry import (
     ADMITTED,
     INVITED,
@@ -39,6 +44,7 @@ REGISTRAR_SECONDS = 30.0
 def make_hub(folder: Path, settings: HubSettings) -> HubFolder:
     """Make a hub's folder, its authorities and the proxy's configuration."""
     hub = HubFolder.create(folder, settings)
+    write_key(hub.audit_key, Ed25519PrivateKey.generate())
     Authorities.create(hub.pki, [settings.host.strip("[]")], datetime.now(UTC))
     write_configuration(
         NginxSettings(
@@ -47,6 +53,8 @@ def make_hub(folder: Path, settings: HubSettings) -> HubFolder:
             user=settings.user or ("root" if os.geteuid() == 0 else None),
         )
     )  # fmt: skip
+    audit(hub.path)
+    emit(HUB, "hub_made", address=settings.address)
     return hub
 
 
@@ -66,6 +74,7 @@ def invite_site(hub: HubFolder, site: str, days: int) -> str:
         secret_hash=secret_hash(invitation.secret, site), code="", request_pem="", node_key="",
         certificate_pem="", serial="", node_id="",
     )  # fmt: skip
+    emit(HUB, "site_invited", site=site, days=days)
     return invitation.encode()
 
 
@@ -138,10 +147,12 @@ def start_study(hub: HubFolder, source: Path, note: str) -> RunRow:
         text=canonical_json(info.typed_study), offered=now(), round_bytes=size, note=note,
         open=1,
     )  # fmt: skip
+    emit(HUB, "study_offered", study=info.hash, bytes=size)
     hub.registry.put(
         RunRow, {"run": info.run}, hash=info.hash, folder=str(folder), state=QUEUED,
         wanted=RUNNING, created=now(),
     )  # fmt: skip
+    emit(HUB, "run_queued", run=info.run, study=info.hash)
     return hub.registry.run(info.run)
 
 
@@ -161,6 +172,7 @@ def want_run(hub: HubFolder, name: str, wanted: str) -> str:
     """Say what a run should be: running, paused or stopped."""
     row = hub.registry.run(name)
     hub.registry.change(RunRow, {"run": row.run}, wanted=wanted)
+    emit(HUB, "run_wanted", run=row.run, wanted=wanted)
     if wanted == RUNNING and row.state not in (RUNNING, QUEUED, "finished"):
         hub.registry.change(RunRow, {"run": row.run}, state=QUEUED, attempts=0)
     return row.run
@@ -172,4 +184,5 @@ def close_study(hub: HubFolder, start: str) -> str:
     if len(found) != 1:
         raise InputError(f"study {start!r}: {len(found)} studies begin so")
     hub.registry.change(StudyRow, {"hash": found[0]}, open=0)
+    emit(HUB, "study_closed", study=found[0])
     return found[0]

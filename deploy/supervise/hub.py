@@ -8,8 +8,6 @@ from deploy.supervise.flower import environment, tool
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.program import Program, port_open, socket_open
 
-PARTS = ("superlink", "executor", "control", "registrar", "proxy")
-
 
 def hub_programs(hub: HubFolder) -> Mapping[str, Program]:
     """Return what runs at a hub, in the order of starting."""
@@ -61,5 +59,11 @@ def hub_programs(hub: HubFolder) -> Mapping[str, Program]:
         after=("superlink", "control"),
         ready=port_open(hub.settings.port),
     )
-    programs = (superlink, executor, control, proxy, registrar)
+    metrics = Program(
+        name="metrics",
+        command=(python, "-m", "deploy.supervise.metrics", str(here)),
+        folder=here,
+        ready=port_open(hub.settings.metrics_port),
+    )
+    programs = (superlink, executor, control, proxy, registrar, metrics)
     return {program.name: program for program in programs}

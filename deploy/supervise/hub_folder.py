@@ -42,6 +42,7 @@ class HubSettings:
         certificate_days: Lifetime of a site's certificate.
         invitation_days: Lifetime of an invitation.
         runs_at_once: How many runs may be under way together.
+        metrics_port: Of the figures for Prometheus, on loopback.
         user: That nginx changes to when it is started by root; empty to stay.
     """
 
@@ -51,6 +52,7 @@ class HubSettings:
     certificate_days: int = 90
     invitation_days: int = 7
     runs_at_once: int = 2
+    metrics_port: int = 9464
     user: str = ""
 
     @property
@@ -141,6 +143,11 @@ class HubFolder:
     def executor_secret(self) -> Path:
         """What SuperLink and its executor share."""
         return self.path / "secrets" / "executor"
+
+    @property
+    def audit_key(self) -> Path:
+        """What signs the heads of the audit log; PEM, Ed25519."""
+        return self.path / "secrets" / "audit.key"
 
     @property
     def control_socket(self) -> Path:

@@ -59,6 +59,7 @@ def join_hub(
     settings = SiteSettings(
         site=invitation.site, address=invitation.address, fingerprint=invitation.fingerprint,
         profile=str(profile.resolve()), runtime_port=free_port(),
+        metrics_port=free_port(),
     )  # fmt: skip
     return SiteFolder.create(folder, settings)
 

@@ -9,22 +9,29 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import final
 
-from common.errors import FedsegError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from common.audit import AuditLog
+from common.errors import FedsegError, InputError
 from common.events import HUB, JsonLines, emit
 from deploy.provision.authority import Authorities
 from deploy.provision.nginx import check, reload, write_bindings
 from deploy.provision.public_keys import node_header_of
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.runs import RunDesk
-from server.registry import ADMITTED, REVOKED, REVOKING, WANTED, SiteRow
+from server.auditing import audit, audit_file
+from server.registry import ADMITTED, REVOKED, REVOKING, WANTED, RunRow, SiteRow
 
 LOOK_SECONDS = 0.5
 LIST_DAYS_LEFT = 10
+DAY_SECONDS = 86_400.0
 ALARM_DAYS_LEFT = 3
 
 
@@ -117,6 +124,31 @@ class Registrar:
         reload(self._hub.nginx)
 
 
+@final
+class Signer:
+    """Signs the head of the hub's audit log daily and when a round or a run ended.
+
+    Args:
+        hub: The hub's folder.
+    """
+
+    def __init__(self, hub: HubFolder) -> None:
+        key = load_pem_private_key(hub.audit_key.read_bytes(), None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise InputError(f"{hub.audit_key}: is no Ed25519 key; restore it from the backup")
+        self._log = AuditLog(audit_file(hub.path), key=key)
+        self._registry = hub.registry
+        self._signed: tuple[object, ...] = ()
+        self._moment = 0.0
+
+    def look(self) -> None:
+        """Sign if something ended, or a day has passed."""
+        stands = tuple((row.run, row.round, row.state) for row in self._registry.rows(RunRow))
+        if stands != self._signed or time.monotonic() - self._moment > DAY_SECONDS:
+            self._log.sign_head()
+            self._signed, self._moment = stands, time.monotonic()
+
+
 def run_forever(duties: Sequence[Callable[[], None]], stop: threading.Event) -> None:
     """Do all duties again and again; what fails is logged once and tried again."""
     failed: dict[str, str] = {}
@@ -138,13 +170,14 @@ def main() -> None:
         hub = HubFolder.open(Path(sys.argv[1]))
         HUB.setLevel(logging.INFO)
         HUB.addHandler(JsonLines(hub.path / "log" / "registrar.jsonl"))
+        audit(hub.path)
         registrar = Registrar(hub)
     except FedsegError as error:
         sys.exit(f"registrar: {error}")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run_forever([registrar.look, RunDesk(hub).look], stop)
+    run_forever([registrar.look, RunDesk(hub).look, Signer(hub).look], stop)
 
 
 if __name__ == "__main__":

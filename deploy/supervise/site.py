@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from client.hub import use_proxy_settings
 from common.files import write_text
 from deploy.supervise.bundle import build_bundle, install_bundle
-from deploy.supervise.flower import environment, tool
+from deploy.supervise.flower import environment
 from deploy.supervise.program import Program, port_open, socket_open
 from deploy.supervise.site_folder import SiteFolder
 from deploy.supervise.supervisor import Supervisor
@@ -69,12 +69,15 @@ def site_programs(site: SiteFolder) -> Mapping[str, Program]:
     executor = Program(
         name="executor",
         command=(
-            tool("flower-superexec"), "--insecure",
+            python, "-m", "deploy.supervise.executor", "--insecure",
             "--runtime-api-address", f"127.0.0.1:{port}",
             "--superexec-auth-secret-file", str(site.executor_secret),
         ),
         folder=site.flower_home("executor"),
-        environment=environment(site.flower_home("executor")),
+        environment={
+            **environment(site.flower_home("executor")),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # of the node, on loopback
+        },
         after=("node",),
     )  # fmt: skip
     agent = Program(
@@ -83,7 +86,13 @@ def site_programs(site: SiteFolder) -> Mapping[str, Program]:
         folder=site.path,
         environment=proxy,
     )
-    return {program.name: program for program in (worker, node, executor, agent)}
+    metrics = Program(
+        name="metrics",
+        command=(python, "-m", "deploy.supervise.metrics", str(site.path)),
+        folder=site.path,
+        ready=port_open(site.settings.metrics_port),
+    )
+    return {program.name: program for program in (worker, node, executor, agent, metrics)}
 
 
 def renewal_chore(site: SiteFolder, supervisor: Supervisor) -> Callable[[], None]:

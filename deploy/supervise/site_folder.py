@@ -38,6 +38,7 @@ class SiteSettings:
         fingerprint: SHA-256 of the hub's root certificate, hexadecimal.
         profile: The site's profile.
         runtime_port: On loopback, between Flower's processes of the site.
+        metrics_port: Of the figures for Prometheus, on loopback.
     """
 
     site: str
@@ -45,6 +46,7 @@ class SiteSettings:
     fingerprint: str
     profile: str
     runtime_port: int
+    metrics_port: int
 
 
 def free_port() -> int:

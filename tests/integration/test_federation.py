@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from common.errors import RunError
 from common.study.study import canonical_json
 from deploy.local import local_federation
 from deploy.simulation.simulate import run_simulation
@@ -76,7 +77,7 @@ def test_nobody_had_to_be_started_twice_at_the_hub(ended):
     *_, states = ended
 
     assert {name: (p["starts"], p["ready"]) for name, p in states.items()} == dict.fromkeys(
-        ("superlink", "executor", "control", "proxy", "registrar"), (1, True)
+        ("superlink", "executor", "control", "proxy", "registrar", "metrics"), (1, True)
     )
 
 
@@ -99,3 +100,40 @@ def test_no_file_of_the_hub_holds_a_patients_name(ended):
 
     assert len(files) > 40
     assert holding == []
+
+
+def test_the_audit_logs_of_all_sides_are_in_order_and_tell_what_happened(ended):
+    federation, *_ = ended
+    for who in (federation.hub, federation.site("ct-1"), federation.site("ct-2")):
+        federation.run("auditor", "audit", "verify", str(who))
+
+    events = [
+        json.loads(line)
+        for line in (federation.hub / "audit/hub.jsonl").read_text().splitlines()
+    ]
+    told = [e["event"] for e in events]
+    assert told.count("site_admitted") == 3
+    assert told.count("round_closed") == 2
+    assert told.count("head") >= 2
+    accepted = [e for e in events if e["event"] == "update_accepted"]
+    assert [
+        (e["round"], e["site"]) for e in accepted if e["bytes"] > 0 and e["round"] == 2
+    ] != []
+    ledger = [
+        json.loads(line)
+        for line in (federation.site("ct-1") / "consent/ledger.jsonl").read_text().splitlines()
+    ]
+    begun = [(e["round"], e["cases"]) for e in ledger if e["event"] == "round_begun"]
+    assert begun == [(1, {"ct": 3}), (2, {"ct": 3})]
+
+
+def test_an_edit_of_an_audit_log_is_found(ended):
+    federation, *_ = ended
+    log = federation.hub / "audit/hub.jsonl"
+    whole = log.read_text()
+    try:
+        log.write_text(whole.replace('"ct-2"', '"ct-9"', 1))
+        with pytest.raises(RunError, match="CHANGED"):
+            federation.run("auditor", "audit", "verify", str(federation.hub))
+    finally:
+        log.write_text(whole)

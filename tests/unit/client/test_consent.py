@@ -19,7 +19,15 @@ from client.consent import (
 )
 from client.failures import CONSENT_SENTENCES, UNKNOWN, failure_of
 from common.audit import verify
-from common.errors import AuditError, ConsentError, InputError, ReportedError, RunError
+from common.errors import (
+    AuditError,
+    ConsentError,
+    FedsegError,
+    InputError,
+    QuorumError,
+    ReportedError,
+    RunError,
+)
 from common.study import Distillation, Modality, study_hash
 from tests.support.studies import small_study
 
@@ -380,6 +388,11 @@ def test_no_error_takes_a_name_out_of_the_site(error):
     failure = failure_of(error)
 
     assert "Mustermann" not in failure.code + failure.sentence
+
+
+def test_an_error_without_a_sentence_of_its_own_has_its_parents():
+    assert failure_of(QuorumError("x")).code == "RunError"
+    assert failure_of(FedsegError("x")).sentence == UNKNOWN
 
 
 def test_an_unknown_error_and_one_already_reduced():
