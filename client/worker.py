@@ -30,7 +30,7 @@ from client.state import load_optimizer, optimizer_arrays
 from client.status import TRAINING, VALIDATING, StatusBoard
 from client.training import Fit, Fitted, fit
 from common.bodies import digest_of_job
-from common.errors import ProfileError, RefusedError, RunError
+from common.errors import ConsentError, ProfileError, RefusedError, RunError
 from common.events import SITE, emit
 from common.messages import (
     SITE_NAME,
@@ -47,6 +47,8 @@ from common.messages import (
 from common.parameters import SITE_ONLY
 from common.study.load import parse_study
 from common.study.study import Study, study_hash
+
+CONSENT_SECONDS = 2.0  # between looks at the ledger while a job is done
 
 
 @final
@@ -79,6 +81,7 @@ class SiteWorker:
         self._checkpoint_seconds = profile.checkpoint_seconds if checkpoints else 0.0
         self._session: Session | None = None
         self.status, self.stop = StatusBoard(), threading.Event()
+        self._consented = 0.0
         prepare_threads(profile.threads)
 
     @classmethod
@@ -282,8 +285,18 @@ class SiteWorker:
         self._check_stop()
 
     def _check_stop(self) -> None:
+        """End a job under way when the worker is to end, or the site's people took it back."""
         if self.stop.is_set():
             raise RunError("the worker was told to end; the job is taken up when it is back")
+        if self._consent is None or self._session is None:
+            return
+        if time.monotonic() - self._consented < CONSENT_SECONDS:
+            return
+        self._consented = time.monotonic()
+        name = study_hash(self._session.study)
+        state = self._consent.standing(name).state
+        if state != "approved":
+            raise ConsentError(state, f"study {name[:12]}: {state} while it was trained")
 
     # --- state -------------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ class ClosedRound:
         seconds: From the round's start to its end.
         fold_seconds: Part of it that went into averaging.
         gap_seconds: From the end of the round before to the start of this one.
+        marks: Accepted sites whose cases do not add up, with what does not.
     """
 
     number: int
@@ -77,6 +78,7 @@ class ClosedRound:
     seconds: float
     fold_seconds: float
     gap_seconds: float
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

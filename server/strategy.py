@@ -21,6 +21,7 @@ from common.messages import Evaluation, Pooled, TrainJob, Update
 from common.parameters import table_of
 from common.study.study import Study
 from common.tensors import TensorFile, digest_of
+from server.accounting import accounting_problem
 from server.admission import Asked, change_norm, check_update, outliers
 from server.enrolment import check_quorum, pool, pool_affinities
 from server.finish import finish
@@ -172,7 +173,7 @@ class RoundStrategy(Strategy):
         closed = ClosedRound(
             number=number, accepted=tuple(held[s] for s in sorted(held)), refused=refused,
             digest=digest, seconds=ended - started, fold_seconds=ended - folding,
-            gap_seconds=started - last_ended,
+            gap_seconds=started - last_ended, marks=self._marks(held),
         )  # fmt: skip
         self.journal.close(closed)
         self._rounds.append(closed)
@@ -181,6 +182,15 @@ class RoundStrategy(Strategy):
             seconds=round(closed.seconds, 3), metric=metric_of(closed),
         )  # fmt: skip
         return ended
+
+    def _marks(self, held: Mapping[str, Accepted]) -> dict[str, str]:
+        marks = {}
+        for site, accepted in sorted(held.items()):
+            problem = accounting_problem(accepted.report, self.sites.enrolments[site])
+            if problem:
+                marks[site] = problem
+                emit(HUB, "accounting_wrong", site=site, reason=problem)
+        return marks
 
     def _train_messages(self, number: int, sites: Iterable[str]) -> dict[str, Message]:
         last = self._rounds[-1].accepted if self._rounds else ()

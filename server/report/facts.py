@@ -209,7 +209,7 @@ def read_facts(run: Path) -> Facts:
         refusals=tuple(
             Refusal(round=c.number, site=site, reason=reason)
             for c in rounds
-            for site, reason in sorted(c.refused.items())
+            for site, reason in sorted((*c.refused.items(), *_marked(c)))
         ),
         work=tuple(_work(site, rounds) for site in _sites(enrolled, rounds)),
         kinds=_kinds(run / "initial.safetensors"),
@@ -352,3 +352,7 @@ def _kinds(path: Path) -> tuple[Kind, ...]:
             counts.items(), key=lambda item: (order.index(item[0].partition(":")[0]), item[0])
         )
     )
+
+
+def _marked(closed: ClosedRound) -> list[tuple[str, str]]:
+    return [(site, f"counted, but {what}") for site, what in sorted(closed.marks.items())]

@@ -177,3 +177,25 @@ def test_the_status_follows_the_work(site, tmp_path, monkeypatch):
     assert seen[0] == (*about, "preparing", 0, 0)
     assert (*about, "validating", 0, 1) in seen
     assert seen[-1] == (*about, "training", 3, 3)
+
+
+def test_a_withdrawal_ends_the_training_under_way(worker, consent, monkeypatch):
+    monkeypatch.setattr(worker_module, "CONSENT_SECONDS", 0.0)
+    consent.decide(JOBS.hash, "approve", by="A", limits=FEW)
+    worker.enrol(JOBS.context(0))
+    show = worker.status.show
+
+    def withdraw_when_training_begins(phase, **told):
+        if phase == "training" and consent.standing(JOBS.hash).state == "approved":
+            consent.decide(JOBS.hash, "withdraw", by="A")
+        show(phase, **told)
+
+    monkeypatch.setattr(worker.status, "show", withdraw_when_training_begins)
+
+    with pytest.raises(ConsentError) as caught:
+        worker.train(JOBS.train(1))
+
+    assert caught.value.reason == "withdrawn"
+    events = [json.loads(line)["event"] for line in consent.path.read_text().splitlines()]
+    assert "round_begun" in events
+    assert "round_finished" not in events
