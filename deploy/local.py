@@ -47,6 +47,8 @@ class LocalFederation:
         folder: For everything.
         tell: Called with each command and each line that it prints.
         environment: On top of this process's own, for every process.
+        host: Name or address at which sites reach the hub; it listens there too.
+        prefix: Command before each of somebody's, e.g. to run it in a network namespace.
     """
 
     def __init__(
@@ -54,13 +56,23 @@ class LocalFederation:
         folder: Path,
         tell: Callable[[Said], None] = lambda _: None,
         environment: Mapping[str, str] | None = None,
+        *,
+        host: str = "localhost",
+        prefix: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.hub = folder / "hub"
         self._tell, self._environment = tell, dict(environment or {})
         self._services: dict[str, subprocess.Popen[bytes]] = {}
-        self.address = f"localhost:{free_port()}"
+        self.address = f"{host}:{free_port()}"
+        self._listen = "127.0.0.1" if host == "localhost" else host
+        self._prefix = dict(prefix or {})
+        self.environments: dict[str, dict[str, str]] = {}
+
+    def environment_of(self, who: str) -> Mapping[str, str]:
+        """Return what is set for somebody's processes; change it before they start."""
+        return {**self._environment, **self.environments.get(who, {})}
 
     @property
     def registry(self) -> Registry:
@@ -76,7 +88,7 @@ class LocalFederation:
     def make_hub(self) -> None:
         """``fedseg hub init``."""
         self.run(
-            COORDINATOR, "hub", "init", "--address", self.address, "--listen", "127.0.0.1",
+            COORDINATOR, "hub", "init", "--address", self.address, "--listen", self._listen,
             "--superlink-port", str(free_port()), "--metrics-port", str(free_port()),
             "--folder", str(self.hub),
         )  # fmt: skip
@@ -200,8 +212,8 @@ class LocalFederation:
         """Start one command."""
         self._tell(Said(who, f"fedseg {' '.join(arguments)}", typed=True))
         return subprocess.Popen(
-            [tool("fedseg"), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **self._environment},
+            [*self._prefix.get(who, ()), tool("fedseg"), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment_of(who)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -213,8 +225,8 @@ class LocalFederation:
         log = (self.folder / f"{who}.out").open("ab")
         with log:
             self._services[who] = subprocess.Popen(
-                [tool("fedseg"), *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": "1", **self._environment},
+                [*self._prefix.get(who, ()), tool("fedseg"), *arguments],
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment_of(who)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -282,10 +294,17 @@ def local_federation(
     folder: Path,
     profiles: Sequence[Path],
     tell: Callable[[Said], None] = lambda _: None,
-    environment: Mapping[str, str] | None = None,
+    federation: LocalFederation | None = None,
 ) -> Iterator[tuple[LocalFederation, list[str]]]:
-    """Yield a federation whose sites have joined and run; end it afterwards."""
-    federation = LocalFederation(folder, tell, environment)
+    """Yield a federation whose sites have joined and run; end it afterwards.
+
+    Args:
+        folder: For everything.
+        profiles: Of the sites.
+        tell: Called with each command and each line that it prints.
+        federation: Not yet made; by default one on loopback.
+    """
+    federation = federation or LocalFederation(folder, tell)
     try:
         federation.make_hub()
         federation.start_hub()

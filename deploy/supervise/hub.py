@@ -13,6 +13,8 @@ def hub_programs(hub: HubFolder) -> Mapping[str, Program]:
     """Return what runs at a hub, in the order of starting."""
     port = hub.settings.superlink_port
     here = hub.path
+    listens_everywhere = hub.settings.listen in ("*", "0.0.0.0")  # noqa: S104 - compared
+    host = "127.0.0.1" if listens_everywhere else hub.settings.listen
     superlink = Program(
         name="superlink",
         command=(
@@ -57,7 +59,7 @@ def hub_programs(hub: HubFolder) -> Mapping[str, Program]:
         command=tuple(proxy_command(hub.nginx)),
         folder=hub.nginx,
         after=("superlink", "control"),
-        ready=port_open(hub.settings.port),
+        ready=port_open(hub.settings.port, host),
     )
     metrics = Program(
         name="metrics",
