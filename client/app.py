@@ -13,7 +13,7 @@ from client.failures import failure_of
 from client.link import Worker, worker_of
 from common import protocol
 from common.events import SITE
-from common.messages import AloneJob, EvaluateJob, TrainJob
+from common.messages import AloneJob, EvaluateJob, ShareJob, TrainJob
 from common.messages import Context as JobContext
 
 app = ClientApp()
@@ -41,6 +41,12 @@ def train_alone(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score weights on the site's held-out cases."""
     return _answer(message, context, EvaluateJob, lambda worker, job: worker.evaluate(job))
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Hand out the model that the site trained alone, if its people permit that."""
+    return _answer(message, context, ShareJob, lambda worker, job: worker.share(job))
 
 
 def _answer(

@@ -26,8 +26,9 @@ from common.study.study import Study, study_hash
 from common.study.typed import as_typed
 
 LEDGER = "ledger.jsonl"
-OUTPUTS = ("updates", "metrics", "affinities", "statistics")
-ENROL, TRAIN, ALONE, EVALUATE = "enrol", "train", "alone", "evaluate"
+USUAL_OUTPUTS = ("updates", "metrics", "affinities", "statistics")
+OUTPUTS = (*USUAL_OUTPUTS, "models")
+ENROL, TRAIN, ALONE, EVALUATE, SHARE = "enrol", "train", "alone", "evaluate", "share"
 # which action leads from which state to which
 STEPS: dict[str, tuple[tuple[str, ...], str]] = {
     "approve": (("waiting", "approved", "denied", "paused", "withdrawn"), "approved"),
@@ -50,13 +51,14 @@ class Limits:
         until: Last day, as 2026-12-31, UTC; none for no end.
         minimum_cases: Fewest training cases, in each modality that the site trains.
         outputs: What may leave: ``updates`` (weights), ``metrics`` (losses and scores),
-            ``affinities`` (class affinities), ``statistics`` (intensity sums).
+            ``affinities`` (class affinities), ``statistics`` (intensity sums), ``models`` (the
+            model trained alone; not by default).
     """
 
     rounds: int | None = None
     until: str | None = None
     minimum_cases: int = SMALLEST_CASES
-    outputs: tuple[str, ...] = OUTPUTS
+    outputs: tuple[str, ...] = USUAL_OUTPUTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ def outputs_of(study: Study, kind: str) -> frozenset[str]:
         TRAIN: {"updates", "metrics"},
         ALONE: set(),
         EVALUATE: {"metrics"},
+        SHARE: {"models"},
     }
     if any(m.intensity == "hounsfield" for m in study.modalities.values()):
         found[ENROL].add("statistics")

@@ -35,6 +35,7 @@ CONSENT_SENTENCES = {
     "updates not permitted": "the site does not permit weights to leave",
     "metrics not permitted": "the site does not permit metrics to leave",
     "affinities not permitted": "the site does not permit class affinities to leave",
+    "models not permitted": "the site does not permit the model that it trained alone to leave",
     "statistics not permitted": "the site does not permit intensity statistics to leave",
 }
 UNKNOWN = "the site failed; its own log has the story"

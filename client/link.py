@@ -17,6 +17,8 @@ from common.messages import (
     Enrolment,
     EvaluateJob,
     Evaluation,
+    SharedModel,
+    ShareJob,
     TrainJob,
     Update,
 )
@@ -40,6 +42,9 @@ class Worker(Protocol):
 
     def evaluate(self, job: EvaluateJob) -> Evaluation:
         """Score weights on held-out cases."""
+
+    def share(self, job: ShareJob) -> SharedModel:
+        """Hand out the model that the site trained alone."""
 
 
 def worker_of(node: Setting, run: Setting) -> Worker:

@@ -16,6 +16,7 @@ from client.pieces import (
     CHANNEL_OPTIONS,
     DONE,
     FAILED,
+    LARGEST_ARRAY_BYTES,
     PIECE_BYTES,
     check_array_bytes,
     data_pieces,
@@ -34,6 +35,8 @@ from common.messages import (
     EvaluateJob,
     Evaluation,
     Failure,
+    SharedModel,
+    ShareJob,
     TrainJob,
     Update,
 )
@@ -93,6 +96,10 @@ class RemoteWorker:
         """Score weights on held-out cases."""
         return self._do("evaluate", job, Evaluation)
 
+    def share(self, job: ShareJob) -> SharedModel:
+        """Hand out the model that the site trained alone."""
+        return self._do("share", job, SharedModel)
+
     def _do(self, kind: str, job: Any, answer: type[T]) -> T:
         """Ask until there is an answer.
 
@@ -137,8 +144,9 @@ class RemoteWorker:
             raise ReportedError(failure.code[:60], failure.sentence[:300])
         if head.kind != DONE:
             raise UpdateRefusedError("the worker's answer is neither done nor failed")
-        # a site returns some of the arrays that it was sent
-        check_array_bytes(head.array_bytes, sent + LARGEST_HEADER_BYTES)
+        # a site returns some of the arrays that it was sent; a model alone was never sent
+        most = LARGEST_ARRAY_BYTES if kind == "share" else sent + LARGEST_HEADER_BYTES
+        check_array_bytes(head.array_bytes, most)
         arrays = read_arrays(call, head.array_bytes) if has_weights(answer) else None
         return value_of_body(answer, head.body, arrays)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, final
 import grpc
 
 from client.answers import Answer, KeptAnswers
-from client.consent import ALONE, ENROL, EVALUATE, TRAIN
+from client.consent import ALONE, ENROL, EVALUATE, SHARE, TRAIN
 from client.failures import failure_of
 from client.pieces import (
     DONE,
@@ -35,7 +35,7 @@ from client.worker import SiteWorker
 from common.bodies import body_of, digest_of_job, has_weights, value_of_body
 from common.errors import UpdateRefusedError
 from common.events import SITE
-from common.messages import AloneJob, Context, EvaluateJob, TrainJob
+from common.messages import AloneJob, Context, EvaluateJob, ShareJob, TrainJob
 from common.study.study import Study, study_hash
 from common.tensors import LARGEST_HEADER_BYTES
 from common.wire import worker_pb2
@@ -47,7 +47,9 @@ POLL_SECONDS = 0.5
 STATUS_SECONDS = 0.25
 READY_SECONDS = 5.0
 WATCHERS = 8
-KEPT = frozenset({TRAIN, ALONE, EVALUATE})  # what a site has may have changed: enrol anew
+KEPT = frozenset(
+    {TRAIN, ALONE, EVALUATE, SHARE}
+)  # what a site has may have changed: enrol anew
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ KINDS = {
     TRAIN: Kind(TrainJob, SiteWorker.train),
     ALONE: Kind(AloneJob, SiteWorker.train_alone),
     EVALUATE: Kind(EvaluateJob, SiteWorker.evaluate),
+    SHARE: Kind(ShareJob, SiteWorker.share),
 }
 
 

@@ -16,9 +16,9 @@ from typing import Self, final
 
 import torch
 
-from client.alone import train_alone
+from client.alone import load_alone, train_alone
 from client.checkpoint import Bound, Checkpoint, Resumed
-from client.consent import ALONE, ENROL, EVALUATE, TRAIN, Consent
+from client.consent import ALONE, ENROL, EVALUATE, SHARE, TRAIN, Consent
 from client.data.preprocessing import PreparedCase
 from client.device import choose_device, prepare_threads
 from client.evaluation import validate
@@ -41,10 +41,12 @@ from common.messages import (
     EvaluateJob,
     Evaluation,
     Score,
+    SharedModel,
+    ShareJob,
     TrainJob,
     Update,
 )
-from common.parameters import SITE_ONLY
+from common.parameters import SITE_ONLY, is_used_by
 from common.study.load import parse_study
 from common.study.study import Study, study_hash
 
@@ -192,17 +194,32 @@ class SiteWorker:
         started = time.monotonic()
         session.arrays.write(job.weights)
         session.arrays.write(session.kept_weights(job.context.round))
-        if job.part == "validation":
+        if job.part in ("validation", "matrix"):
+            part = "validation" if job.part == "validation" else "test"
             return Evaluation(
                 site=self.profile.name,
                 round=job.context.round,
-                federated=self._validate(session),
+                federated=self._validate(session, part),
                 alone=(),
                 differences=(),
                 skipped=session.cases.skipped,
                 seconds=time.monotonic() - started,
             )
         return evaluate_held_out(session, job.context.round)
+
+    def share(self, job: ShareJob) -> SharedModel:
+        """Hand out the best weights that the site trained alone.
+
+        Raises:
+            ConsentError: If the site's people have not permitted models to leave.
+            RefusedError: If the site has trained none.
+        """
+        session = self._open(SHARE, job.context)
+        session.warm_round = None
+        if not load_alone(session):
+            raise RefusedError(f"{self.profile.name}: has trained no model alone in this run")
+        own = session.arrays.read(lambda kind: is_used_by(kind, session.trained_modalities))
+        return SharedModel(site=self.profile.name, weights=own)
 
     # --- the session -------------------------------------------------------------------------
 
@@ -249,8 +266,8 @@ class SiteWorker:
 
     # --- steps and cases, one after another --------------------------------------------------
 
-    def _validate(self, session: Session) -> tuple[Score, ...]:
-        cases = self._watched(session.cases.parts["validation"])
+    def _validate(self, session: Session, part: str = "validation") -> tuple[Score, ...]:
+        cases = self._watched(session.cases.parts[part])
         return validate(session.network, cases, session.study, session.device)
 
     def _watched(self, cases: Iterable[PreparedCase]) -> Iterator[PreparedCase]:

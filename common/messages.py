@@ -198,7 +198,8 @@ class EvaluateJob:
     Attributes:
         context: Run, study; ``round`` is the round that the weights closed.
         pooled: What the hub pooled.
-        part: ``validation`` (Dice alone) or ``test`` (every metric).
+        part: ``validation`` (Dice alone), ``test`` (every metric, and the model trained alone
+            as well) or ``matrix`` (Dice alone, on the test cases).
         kinds: Kind of each parameter, as the hub holds it.
         weights: The parameters that this site uses.
     """
@@ -272,6 +273,21 @@ class AloneReport:
     steps: int
     best_round: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareJob:
+    """Hand out the model that the site trained alone, to be scored at other sites."""
+
+    context: Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedModel:
+    """The best weights that a site trained alone, those of its own modalities."""
+
+    site: str
+    weights: Weights
 
 
 @dataclass(frozen=True, kw_only=True)

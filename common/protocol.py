@@ -22,6 +22,7 @@ ENROL = "query.enrol"
 TRAIN = "train"
 EVALUATE = "evaluate"
 ALONE = "train.alone"
+SHARE = "query.share"
 
 _ARRAYS = "weights"
 _CONFIG = "fedseg"

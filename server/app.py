@@ -12,6 +12,7 @@ from common.errors import FedsegError, InputError, QuorumError, StorageError
 from common.files import write_json
 from server.auditing import audit
 from server.journal import Journal, owning
+from server.matrix import MATRIX, evaluate_everywhere
 from server.registry import FAILED, PAUSED, Registry
 from server.roster import ApprovedSites, Everybody, Roster
 from server.run import read_run
@@ -24,6 +25,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study of the folder that the run configuration names under ``run``.
 
+    ``action`` is empty, or ``matrix`` to score every model of a finished run at every site.
     ``registry`` names the hub's register where there is one: then only sites that approved the
     study are asked, and ``outcome.json`` says why a run ended before its end.
     """
@@ -40,7 +42,10 @@ def main(grid: Grid, context: Context) -> None:
     with owning(folder):
         strategy = RoundStrategy(Journal(folder), info.typed_study, info.run, roster)
         try:
-            strategy.start(grid)
+            if context.run_config.get("action") == MATRIX:
+                evaluate_everywhere(grid, strategy)
+            else:
+                strategy.start(grid)
         except FedsegError as error:
             waits = isinstance(error, QuorumError | StorageError)
             state = PAUSED if waits else FAILED

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
+LONG_PULL_SECONDS = 5.0
 
 
 class Heard(NamedTuple):
@@ -60,7 +61,8 @@ def answers(
                 yield Heard(node, None if late else message, now - started)
             elif (node := given_up.pop(name, None)) is not None:
                 yield Heard(node, message, now - started, late=True)
-        if overdue is not None:
+        # a pull that took long waited for one answer's bytes, and heard nobody else meanwhile
+        if overdue is not None and now - asked < LONG_PULL_SECONDS:
             yield from _drop(sent, given_up, now - started, overdue)
         if arrived:
             last, pause = time.monotonic(), PAUSE_SECONDS

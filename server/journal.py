@@ -15,6 +15,7 @@
     journal/last.json              validation of the weights after the last round
     journal/alone.json             that the sites trained alone, for comparison
     journal/final.json             held-out cases under the best weights
+    matrix/MODEL.safetensors, .json  a model, and its scores at every site, where that was asked
 """
 
 import fcntl

@@ -25,6 +25,7 @@ INVITED, WAITING, WANTED, ADMITTED, REVOKING, REVOKED = (
 QUEUED, RUNNING, PAUSED, STOPPED, FINISHED, FAILED = (
     "queued", "running", "paused", "stopped", "finished", "failed",
 )  # fmt: skip
+MATRIX_SUFFIX = ".matrix"  # of the name of a run that only scores another's models
 APPROVE, DENY, PAUSE, WITHDRAW = "approve", "deny", "pause", "withdraw"
 DECISIONS = (APPROVE, DENY, PAUSE, WITHDRAW)
 
@@ -269,6 +270,7 @@ class Registry:
             InputError: If there is none, or more than one.
         """
         found = [r for r in self.rows(RunRow) if r.run.startswith(name)]
+        found = [r for r in found if r.run == name] or found
         if len(found) != 1:
             known = ", ".join(r.run for r in self.rows(RunRow)) or "none"
             raise InputError(f"run {name}: {len(found)} runs begin so; the hub has: {known}")

@@ -134,6 +134,14 @@ class Sites:
         """Address a job with its weights to a site; arrays are shared between messages."""
         return Message(protocol.pack(job, arrays), self._nodes[site], kind)
 
+    def bare_message(self, site: str, job: Any, kind: str) -> Message:
+        """Address a job without weights to a site."""
+        return Message(protocol.pack(job), self._nodes[site], kind)
+
+    def trained(self, site: str) -> list[str]:
+        """Return the modalities that a site trains."""
+        return [m for m, a in self.enrolments[site].accounting.items() if a.train]
+
     def own(self, site: str, arrays: ArrayRecord) -> tuple[ArrayRecord, dict[str, str]]:
         """Pick the parameters that a site uses, and their kinds."""
         accounting = self.enrolments[site].accounting

@@ -79,7 +79,7 @@ class RoundStrategy(Strategy):
             scored = self.journal.read("last", dict[str, Evaluation])
             choose(self.journal, self._rounds, scored)
         self.summary()
-        self._enrol(grid)
+        self.enrol(grid)
         ended = time.monotonic()
         for number in range(len(self._rounds) + 1, self.study.federation.rounds + 1):
             ended = self._round(grid, number, ended)
@@ -88,8 +88,12 @@ class RoundStrategy(Strategy):
         emit(HUB, "run_finished", run=self.sites.run)
         return Result()
 
-    def _enrol(self, grid: Grid) -> None:
-        """Hear who takes part; what is pooled of them is fixed for the run the first time."""
+    def enrol(self, grid: Grid) -> Pooled:
+        """Hear who takes part; return what is pooled of them, fixed for the run the first time.
+
+        Raises:
+            QuorumError: If too few take part.
+        """
         sites = self.sites
         sites.enrol(grid)
         modalities = sites.modalities(sites.enrolments)
@@ -101,6 +105,7 @@ class RoundStrategy(Strategy):
             held = pool(sites.enrolments.values(), self.study)
             self.journal.write("pooled", held)
         self._pooled = held
+        return held
 
     # --- one round -----------------------------------------------------------------------
 

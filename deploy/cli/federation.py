@@ -3,9 +3,12 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.table import Table
 
+from common.errors import InputError
+from server.matrix import GLOBAL, read_matrix
 from server.registry import (
     ADMITTED,
     DecisionRow,
@@ -15,6 +18,7 @@ from server.registry import (
     SiteRow,
     StudyRow,
 )
+from server.selection import site_metric
 
 SHORT = 12
 AWAY_SECONDS = 60.0
@@ -63,6 +67,24 @@ def _runs(registry: Registry) -> Table:
         table.add_row(
             run.run, run.state, str(run.round), "\n".join(sorted(progress)), run.sentence
         )
+    return table
+
+
+def matrix_table(run: Path) -> Table:
+    """Return the mean Dice of each model at each site.
+
+    Raises:
+        InputError: If nothing was scored yet.
+    """
+    held = read_matrix(run)
+    if not held:
+        raise InputError(f"{run.name}: no matrix yet; ask for one with: fedseg hub evaluate")
+    sites = sorted({site for row in held.values() for site in row})
+    table = Table("model", *sites, title="Mean Dice on the test cases of each site")
+    for model, row in sorted(held.items(), key=lambda item: (item[0] != GLOBAL, item[0])):
+        values = [site_metric(row[site].federated) if site in row else None for site in sites]
+        name = model if model == GLOBAL else f"{model}, alone"
+        table.add_row(name, *("" if v is None else f"{v:.3f}" for v in values))
     return table
 
 

@@ -154,6 +154,24 @@ def stop(run: RunName, folder: Folder = HERE) -> None:
 
 
 @app.command()
+def evaluate(run: RunName, folder: Folder = HERE) -> None:
+    """Have every model of a finished run scored at every site that approves."""
+    from deploy.supervise.desk import queue_matrix
+
+    row = queue_matrix(_desk(folder), run)
+    print(f"run {row.run}: queued; see it with: fedseg hub matrix {run}")
+
+
+@app.command()
+def matrix(run: RunName, folder: Folder = HERE) -> None:
+    """Show the Dice of every model of a run at every site, as far as it was scored."""
+    from deploy.cli.federation import matrix_table
+
+    row = HubFolder.open(folder).registry.run(run)
+    wide_console().print(matrix_table(Path(row.folder)))
+
+
+@app.command()
 def close(
     study: Annotated[str, typer.Argument(help="Its hash, or the start of it.")],
     folder: Folder = HERE,

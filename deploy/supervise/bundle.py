@@ -29,6 +29,7 @@ clientapp = "client.app:app"
 
 [tool.flwr.app.config]
 run = ""
+action = ""
 registry = ""
 sites = ""
 workspace = ""

@@ -22,7 +22,9 @@ from deploy.supervise.hub_folder import HubFolder, HubSettings
 from server.auditing import audit
 from server.registry import (
     ADMITTED,
+    FINISHED,
     INVITED,
+    MATRIX_SUFFIX,
     QUEUED,
     REVOKED,
     REVOKING,
@@ -166,6 +168,24 @@ def _build(study: Path, folder: Path) -> None:
             f"{study}: drawing the first weights needs torch and MONAI, which a hub need not "
             "have; build it elsewhere with fedseg study build, and give the folder"
         ) from error
+
+
+def queue_matrix(hub: HubFolder, name: str) -> RunRow:
+    """Queue the scoring of all models of a finished run at all sites.
+
+    Raises:
+        InputError: If the run is not finished.
+    """
+    row = hub.registry.run(name)
+    if row.state != FINISHED:
+        raise InputError(f"run {row.run}: is {row.state}; only a finished run has final models")
+    matrix = row.run + MATRIX_SUFFIX
+    hub.registry.put(
+        RunRow, {"run": matrix}, hash=row.hash, folder=row.folder, state=QUEUED,
+        wanted=RUNNING, created=now(), attempts=0,
+    )  # fmt: skip
+    emit(HUB, "run_queued", run=matrix, study=row.hash)
+    return next(r for r in hub.registry.rows(RunRow) if r.run == matrix)
 
 
 def want_run(hub: HubFolder, name: str, wanted: str) -> str:

@@ -11,9 +11,11 @@ from common.events import HUB, emit
 from deploy.supervise.bundle import write_app
 from deploy.supervise.flower import FlowerRun
 from deploy.supervise.hub_folder import HubFolder
+from server.matrix import MATRIX
 from server.registry import (
     FAILED,
     FINISHED,
+    MATRIX_SUFFIX,
     PAUSED,
     QUEUED,
     RUNNING,
@@ -87,7 +89,8 @@ class RunDesk:
         return False
 
     def _start(self, row: RunRow) -> None:
-        settings = {"run": row.folder, "registry": str(self._registry.path)}
+        action = MATRIX if row.run.endswith(MATRIX_SUFFIX) else ""
+        settings = {"run": row.folder, "registry": str(self._registry.path), "action": action}
         flower_run = self._hub.flower.start(self._hub.app, settings)
         _outcome_file(row).unlink(missing_ok=True)
         self._registry.change(
@@ -131,7 +134,7 @@ class RunDesk:
 
     def _ended(self, row: RunRow, state: str) -> None:
         """The ServerApp is gone: done, waiting for sites, or to be started again."""
-        if (Path(row.folder) / "journal" / "final.json").exists():
+        if _is_done(row):
             self._set(row, FINISHED, "")
             return
         outcome = _outcome(row)
@@ -158,6 +161,14 @@ class RunDesk:
     def _set(self, row: RunRow, state: str, sentence: str) -> None:
         self._registry.change(RunRow, {"run": row.run}, state=state, sentence=sentence)
         emit(HUB, "run_state", run=row.run, state=state, sentence=sentence)
+
+
+def _is_done(row: RunRow) -> bool:
+    if row.run.endswith(MATRIX_SUFFIX):
+        folder = Path(row.folder) / MATRIX
+        models = ["global", *(path.stem for path in folder.glob("*.safetensors"))]
+        return all((folder / f"{name}.json").exists() for name in models)
+    return (Path(row.folder) / "journal" / "final.json").exists()
 
 
 def _outcome_file(row: RunRow) -> Path:

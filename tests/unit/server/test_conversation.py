@@ -183,3 +183,26 @@ def test_an_answer_to_a_question_that_was_given_up_is_heard_as_late(clock):
 
     assert [(h.node, h.late) for h in heard] == [(7, True), (10, False)]
     assert given_up == {}
+
+
+def test_nobody_is_given_up_for_the_time_that_another_answers_bytes_took(clock):
+    grid = FakeGrid(clock, 1.0, 2.0)
+    pull, slow = grid.pull_messages, [True]
+
+    def pull_slowly(names):
+        if slow:
+            slow.pop()
+            clock.now += 190.0  # one site's link was cut while it sent; the other has answered
+            del grid.due[0]
+            return [Answer("id-0")]
+        return pull(names)
+
+    grid.pull_messages = pull_slowly
+    heard = list(
+        answers(
+            grid, {10: "question 0", 11: "question 1"}, wait_seconds=1.0,
+            overdue=lambda _node, seconds: seconds > 60.0,
+        )
+    )  # fmt: skip
+
+    assert [(h.node, h.message is not None) for h in heard] == [(10, True), (11, True)]
