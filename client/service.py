@@ -133,7 +133,7 @@ class WorkerService(WorkerServicer):
             raise UpdateRefusedError(f"{head.kind[:80]!r} is no kind of job")
         carries = has_weights(kind.job)
         job = value_of_body(kind.job, head.body, {} if carries else None)
-        about: Context = job.context if carries else job
+        about: Context = job if isinstance(job, Context) else job.context
         study = self._worker.permit(head.kind, about)
         check_array_bytes(head.array_bytes, self._most_bytes(study, call) if carries else 0)
         if carries:
@@ -154,7 +154,7 @@ class WorkerService(WorkerServicer):
         return size + LARGEST_HEADER_BYTES
 
     def _do(self, kind: str, job: Any) -> Answer:
-        about: Context = job if kind == ENROL else job.context
+        about: Context = job if isinstance(job, Context) else job.context
         with self._working():
             self._worker.permit(kind, about)  # it may have waited long
             answer = self._kept_or_done(kind, job)

@@ -10,6 +10,7 @@ from client import worker as worker_module
 from client.answers import KeptAnswers
 from client.consent import Consent, Limits
 from common.errors import ReportedError
+from common.messages import ShareJob
 from tests.support.federations import same_bits
 from tests.support.jobs import jobs_of, moved, worker_of
 from tests.support.worker_service import WAIT, equal, in_thread, pieces_of
@@ -232,3 +233,20 @@ def test_a_second_job_waits_for_the_first(served, remote, trainings):
 
     assert waiting == 1
     assert (found[0].report.round, later[0].report.round) == (1, 2)
+
+
+def test_the_model_trained_alone_crosses_the_socket_whole(site, tmp_path, served, remote):
+    plain = worker_of(site, tmp_path / "plain")
+    plain.train_alone(JOBS.alone())
+    expected = plain.share(ShareJob(context=JOBS.context(0)))
+
+    with served():
+        with pytest.raises(ReportedError) as none_yet:
+            remote.share(ShareJob(context=JOBS.context(0)))
+        remote.train_alone(JOBS.alone())
+        found = remote.share(ShareJob(context=JOBS.context(0)))
+
+    assert none_yet.value.code == "RefusedError"
+    assert found.site == expected.site
+    assert same_bits(found.weights, expected.weights)
+    assert set(found.weights) == set(JOBS.weights)
