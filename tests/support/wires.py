@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from os import geteuid, getpid
 from pathlib import Path
 
-HUB = "10.77.0.1"
+NET = f"10.77.{getpid() % 250}"  # of this test run alone
+HUB = f"{NET}.1"
 WIRE = Path(__file__).with_name("wire.py")
 
 
@@ -47,7 +48,7 @@ class Wires:
 
     def address(self, name):
         """Return a site's address."""
-        return f"10.77.0.{10 + self.names.index(name)}"
+        return f"{NET}.{10 + self.names.index(name)}"
 
     def prefix(self):
         """Return, by site, the command that runs another in its namespace."""
