@@ -9,6 +9,7 @@ EVENTS = frozenset(
     {
         "hub_made", "site_invited", "join_asked", "join_refused", "site_admitted",
         "certificate_renewed", "site_revoked", "revocation_list_renewed",
+        "server_certificate_renewed", "model_scored",
         "study_offered", "study_closed", "decided",
         "run_queued", "run_wanted", "run_submitted", "run_state", "run_goes_on",
         "site_enrolled", "site_refused", "round_started", "round_retried", "round_closed",

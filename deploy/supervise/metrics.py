@@ -20,6 +20,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from common.errors import FedsegError
+from deploy.provision.authority import Authorities
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.site_folder import SiteFolder
 from server.registry import ADMITTED, ProgressRow, RunRow, SiteRow
@@ -64,6 +65,18 @@ class HubCollector:
         yield from _program_metrics(self.hub.path)
         yield from self._sites()
         yield from self._runs()
+        yield from self._authorities()
+
+    def _authorities(self) -> Iterator[Metric]:
+        """Yield when what shuts everybody out ends; nothing for a user who may not look."""
+        ends = _gauge("hub_ends", "End of the revocation list or certificate.", "what")
+        try:
+            authorities = Authorities.open(self.hub.pki)
+            ends.add_metric(["revocation list"], authorities.crl_expires().timestamp())
+            ends.add_metric(["certificate"], authorities.server_expires().timestamp())
+        except (FedsegError, OSError):
+            return
+        yield ends
 
     def _sites(self) -> Iterator[Metric]:
         now = time.time()

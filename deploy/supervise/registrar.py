@@ -22,7 +22,7 @@ from common.audit import AuditLog
 from common.errors import FedsegError, InputError
 from common.events import HUB, JsonLines, emit
 from deploy.provision.authority import Authorities
-from deploy.provision.nginx import check, reload, write_bindings
+from deploy.provision.nginx import reload, write_bindings
 from deploy.provision.public_keys import node_header_of
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.runs import RunDesk
@@ -32,7 +32,7 @@ from server.registry import ADMITTED, REVOKED, REVOKING, WANTED, RunRow, SiteRow
 LOOK_SECONDS = 0.5
 LIST_DAYS_LEFT = 10
 DAY_SECONDS = 86_400.0
-ALARM_DAYS_LEFT = 3
+SERVER_DAYS_LEFT = 60
 
 
 @final
@@ -61,6 +61,7 @@ class Registrar:
             if site.renewal_pem:
                 self._renew(site)
         self.keep_list()
+        self.keep_certificate()
 
     def keep_list(self) -> None:
         """Renew the revocation list long before it ends: an old one shuts every site out."""
@@ -70,18 +71,30 @@ class Registrar:
             reload(self._hub.nginx)
             emit(HUB, "revocation_list_renewed")
 
+    def keep_certificate(self) -> None:
+        """Renew the hub's own certificates; the SuperLink reads its when it next starts."""
+        left = self._authorities.server_expires() - self._clock()
+        if left < timedelta(days=SERVER_DAYS_LEFT):
+            self._authorities.renew_server(self._clock())
+            reload(self._hub.nginx)
+            emit(HUB, "server_certificate_renewed")
+
     def _admit(self, site: SiteRow) -> None:
+        """Give a site its node, its binding and, last of all, its certificate."""
+        if not site.node_id:  # noted at once: Flower registers a key only once
+            node = self._register(site)
+            self._registry.change(SiteRow, {"name": site.name}, node_id=node)
+        self._bind(site)
         issued = self._authorities.issue_site(
             site.request_pem, site.name, days=self._hub.settings.certificate_days,
             now=self._clock(),
         )  # fmt: skip
-        node = site.node_id or self._register(site)
         self._registry.change(
-            SiteRow, {"name": site.name}, state=ADMITTED, node_id=node, serial=issued.serial,
-            certificate_pem=issued.pem, certificate_ends=issued.not_after.timestamp(),
+            SiteRow, {"name": site.name, "state": WANTED}, state=ADMITTED,
+            serial=issued.serial, certificate_pem=issued.pem,
+            certificate_ends=issued.not_after.timestamp(),
         )  # fmt: skip
-        self._bind()
-        emit(HUB, "site_admitted", site=site.name, serial=issued.serial, node=node)
+        emit(HUB, "site_admitted", site=site.name, serial=issued.serial)
 
     def _register(self, site: SiteRow) -> str:
         with tempfile.TemporaryDirectory() as held:
@@ -116,11 +129,11 @@ class Registrar:
         self._registry.change(SiteRow, {"name": site.name}, state=REVOKED, node_id="")
         emit(HUB, "site_revoked", site=site.name)
 
-    def _bind(self) -> None:
-        admitted = self._registry.rows(SiteRow, state=ADMITTED)
+    def _bind(self, *more: SiteRow) -> None:
+        """Let node keys of admitted sites, and of these, through with their certificates."""
+        admitted = [*self._registry.rows(SiteRow, state=ADMITTED), *more]
         pairs = [(site.name, node_header_of(site.node_key)) for site in admitted]
         write_bindings(self._hub.nginx, pairs)
-        check(self._hub.nginx)
         reload(self._hub.nginx)
 
 

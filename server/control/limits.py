@@ -39,7 +39,8 @@ class RateLimit:
             if caller not in self._buckets and len(self._buckets) >= LARGEST_CALLERS:
                 self._buckets.pop(min(self._buckets, key=lambda c: self._buckets[c].filled))
             bucket = self._buckets.setdefault(caller, _Bucket(float(self._burst), now))
-            gained = (now - bucket.filled) * self._per_second
+            # a clock that was set back must not shut anybody out
+            gained = max(0.0, now - bucket.filled) * self._per_second
             bucket.tokens, bucket.filled = min(self._burst, bucket.tokens + gained), now
             if bucket.tokens < 1:
                 return False
