@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo federation test test-all bench check fmt lint types layers docs protos wheel clean
+.PHONY: help setup demo federation test test-all bench check fmt lint types layers docs protos wheel offline-bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,10 @@ protos: $(VENV)/.dev  ## Generate common/wire from the .proto files
 
 wheel: $(VENV)/.dev  ## Build the wheel
 	$(BIN)/python -m build --wheel
+
+offline-bundle: $(VENV)/.dev  ## Everything for a machine without a network, in dist/offline
+	rm -rf dist/offline
+	$(BIN)/python -m deploy.offline dist/offline
 
 clean:  ## Remove what was built and set up
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,9 +6,14 @@ from typing import Annotated
 import typer
 
 from deploy.cli.console import wide_console
+from deploy.cli.hub_backup import backup, restore
+from deploy.cli.permissions import hub_permissions
 from deploy.supervise.hub_folder import HubFolder
 
 app = typer.Typer(no_args_is_help=True, help="Run the hub: sites, studies, runs.")
+app.command()(backup)
+app.command()(restore)
+app.command("permissions")(hub_permissions)
 Folder = Annotated[
     Path, typer.Option("--folder", help="The hub's folder.", envvar="FEDSEG_HUB")
 ]
@@ -108,6 +113,20 @@ def revoke(site: SiteName, folder: Folder = HERE) -> None:
 
     revoke_site(_desk(folder), site)
     print(f"{site}: revoked")
+
+
+@app.command()
+def renew(
+    folder: Folder = HERE,
+    authorities: Annotated[
+        bool, typer.Option("--authorities", help="The issuing authorities too; needs the root.")
+    ] = False,
+) -> None:
+    """Renew the hub's certificates and lists; the root's list needs the root's key."""
+    from deploy.supervise.desk import renew_hub
+
+    for line in renew_hub(_desk(folder), authorities=authorities):
+        print(line)
 
 
 @app.command()

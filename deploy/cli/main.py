@@ -12,6 +12,7 @@ import typer
 from common.errors import FedsegError
 from deploy.cli.audit import app as audit_app
 from deploy.cli.console import wide_console
+from deploy.cli.doctor import doctor
 from deploy.cli.hub import app as hub_app
 from deploy.cli.own_packages import check_own_packages
 from deploy.cli.site import app as site_app
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Write, check and build studies.")
 app.add_typer(study_app, name="study")
+app.command()(doctor)
 app.add_typer(audit_app, name="audit")
 app.add_typer(hub_app, name="hub")
 app.add_typer(site_app, name="site")

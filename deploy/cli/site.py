@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from deploy.cli.console import wide_console
+from deploy.cli.permissions import site_permissions
 
 app = typer.Typer(no_args_is_help=True, help="Run a site: join, decide, take part.")
+app.command("permissions")(site_permissions)
 Folder = Annotated[
     Path, typer.Option("--folder", help="The site's folder.", envvar="FEDSEG_SITE")
 ]

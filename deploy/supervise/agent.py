@@ -33,6 +33,7 @@ from deploy.supervise.site_folder import SiteFolder
 
 REPORT_SECONDS, WORKING_SECONDS, OFFERS_SECONDS = 5.0, 1.0, 5.0
 REVOKED_PAUSE_SECONDS = 30.0
+HEAR_SECONDS = 10.0  # until an agent that has just started must have heard its worker
 TOLD = {"approved": "approve", "denied": "deny", "paused": "pause", "withdrawn": "withdraw"}
 
 
@@ -85,6 +86,7 @@ class Agent:
         self._told: dict[str, str] = {}
         self._progress: dict[str, pb.Progress] = {}
         self._reported = self._offered = 0.0
+        self._began = time.monotonic()
         self._request: str | None = None
         self._sentences: list[str] = []
         self._trouble = ""
@@ -110,7 +112,9 @@ class Agent:
         status = self._watch.seen.status
         busy = status is not None and status.phase not in ("", "idle")
         now = time.monotonic()
-        if now - self._reported >= (WORKING_SECONDS if busy else REPORT_SECONDS):
+        # or the hub would leave the site out of a round because of a new agent
+        heard = status is not None or now - self._began > HEAR_SECONDS
+        if heard and now - self._reported >= (WORKING_SECONDS if busy else REPORT_SECONDS):
             self._report(self._hub, status)
             self._reported = now
         if now - self._offered >= OFFERS_SECONDS:

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from common.parameters import table_of
 from common.study.load import load_study
 from common.study.study import canonical_json
 from deploy.provision.authority import Authorities
-from deploy.provision.nginx import NginxSettings, write_configuration
+from deploy.provision.nginx import NginxSettings, reload, write_configuration
 from deploy.provision.pem_files import write_key
 from deploy.provision.tokens import Invitation, secret_hash
 from deploy.supervise.hub_folder import HubFolder, HubSettings
@@ -123,6 +124,33 @@ def _wait(registry: Registry, site: str, state: str) -> None:
                 "fedseg hub serve; log/registrar.jsonl has the story"
             )
         time.sleep(0.1)
+
+
+def renew_hub(hub: HubFolder, *, authorities: bool) -> Iterator[str]:
+    """Renew the hub's certificates and lists, which the registrar does for all but the root's.
+
+    Args:
+        hub: The hub.
+        authorities: Whether to renew the issuing authorities first.
+
+    Yields:
+        What was done, for the coordinator.
+    """
+    held, moment = Authorities.open(hub.pki), datetime.now(UTC)
+    if authorities:
+        held.renew_intermediates(moment)
+        yield f"authorities until {held.intermediates_expire():%Y-%m-%d}"
+    held.renew_server(moment)
+    emit(HUB, "server_certificate_renewed")
+    yield f"the hub's certificates until {held.server_expires():%Y-%m-%d}"
+    held.write_crl(moment)
+    emit(HUB, "revocation_list_renewed")
+    yield f"revocation lists: the first of them ends on {held.crl_expires():%Y-%m-%d}"
+    try:
+        reload(hub.nginx)
+    except RunError as error:
+        yield f"the proxy did not read them anew ({error}); start it again if it runs"
+    yield "the SuperLink reads its certificate when it is next started"
 
 
 def start_study(hub: HubFolder, source: Path, note: str) -> RunRow:

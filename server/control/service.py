@@ -6,6 +6,7 @@ metadata, which the proxy takes from the verified client certificate, can be tru
 
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
@@ -145,6 +146,11 @@ class ControlService(ControlServicer):
                 f"this machine's clock is {abs(offset):.0f} seconds "
                 f"{'ahead of' if offset > 0 else 'behind'} the hub's; set it right: "
                 "Flower refuses a node whose clock is more than 5 minutes off"
+            )
+        if request.version not in ("", own := version("fedseg")):
+            sentences.append(
+                f"this site has fedseg {request.version[:40]!r}, the hub has {own!r}; "
+                "a site takes part only with the hub's release: install that one"
             )
         renew = site.certificate_ends - now_ < self._renew_before
         return pb.ReportReply(clock=now_, renew=renew, sentences=sentences)

@@ -1,0 +1,1 @@
+"""What is wrong with this machine, this hub, this site: facts gathered, then checked."""
