@@ -4,9 +4,9 @@ import json
 import time
 from collections.abc import Sequence
 
-from client.consent import Consent
 from rich.table import Table
 
+from client.consent import Consent
 from client.profile import check_profile, load_profile
 from common.wire import control_pb2 as pb
 from deploy.cli.describe import cost_of, in_words
