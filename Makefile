@@ -44,7 +44,7 @@ test-all: $(VENV)/.dev  ## Also the slow ones
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(VENV)/.dev  ## Every benchmark, one after the other
-	for name in federating_cost hub_fold normalisation; do \
+	for name in federating_cost hub_fold normalisation deployment_cost; do \
 	  $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
 check: fmt lint types layers  ## Format, lint, types, import contracts
