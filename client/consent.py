@@ -266,7 +266,8 @@ class Consent:
             today = self._clock().astimezone(UTC).date()
             if today > date.fromisoformat(limits.until):
                 raise ConsentError("expired", f"study {name}: approved until {limits.until}")
-        for output in sorted(outputs_of(study, kind) - set(limits.outputs)):
+        missing = outputs_of(study, kind) - set(limits.outputs)
+        for output in sorted(missing, key=OUTPUTS.index):  # the weightiest is named
             reason = f"{output} not permitted"
             raise ConsentError(reason, f"study {name}: {kind} would return {output}")
         if cases is not None and cases < limits.minimum_cases:

@@ -1,6 +1,9 @@
-"""Do the cases that a site tells of add up? Declared = used + skipped + not needed."""
+"""What marks an accepted update: cases that do not add up, weights that were seen before."""
+
+from collections.abc import Mapping, Sequence
 
 from common.messages import Enrolment, UpdateReport
+from server.journal import Accepted, ClosedRound
 
 
 def accounting_problem(report: UpdateReport, enrolment: Enrolment) -> str:
@@ -27,3 +30,25 @@ def accounting_problem(report: UpdateReport, enrolment: Enrolment) -> str:
                 f"and {rest} not needed"
             )
     return ""
+
+
+def repeated(held: Mapping[str, Accepted], before: Sequence[ClosedRound]) -> dict[str, str]:
+    """Find weights that are, to the bit, another site's or the same site's of the round before.
+
+    Neither happens to honest sites; which of two copied cannot be told, so both are marked.
+
+    Args:
+        held: The updates of a round.
+        before: The round before, if there was one.
+    """
+    earlier = {a.report.site: a.digest for closed in before for a in closed.accepted}
+    found = {}
+    for site, accepted in sorted(held.items()):
+        same = sorted(
+            s for s, other in held.items() if s != site and other.digest == accepted.digest
+        )
+        if same:
+            found[site] = f"its weights are, to the bit, those of {', '.join(same)}"
+        elif earlier.get(site) == accepted.digest:
+            found[site] = "its weights are, to the bit, those of the round before"
+    return found

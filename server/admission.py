@@ -5,6 +5,7 @@ against the others of the same modality, so that the verdict does not depend on 
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median_low
@@ -17,6 +18,8 @@ from common.errors import IncompatibleWeightsError, UpdateRefusedError
 from common.messages import Enrolment, Evaluation, Score, Update, UpdateReport
 from common.parameters import Table, check_weights, is_trained_by
 from common.tensors import Weights
+
+METRIC = re.compile(r"[a-z0-9_]{1,40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ def check_update(update: Update, asked: Asked, table: Table) -> None:
     for name, array in update.weights.items():
         if not np.isfinite(array).all():
             raise UpdateRefusedError(f"{name}: holds NaN or infinity")
+        if array.any() and np.abs(array).max() < np.finfo(array.dtype).tiny:
+            raise UpdateRefusedError(f"{name}: holds denormal numbers alone")
     classes = {p.kind for p in table.values() if p.kind.startswith("head:")}
     _check_affinities(update.report, asked.enrolment, len(classes))
     check_scores(update.report.scores, asked.enrolment)
@@ -120,6 +125,8 @@ def check_scores(scores: Iterable[Score], enrolment: Enrolment) -> None:
             raise UpdateRefusedError("scores a modality or label that it does not have")
         if not 0 <= s.cases <= max(account.validation, account.test):
             raise UpdateRefusedError(f"scores {s.cases} {s.modality} cases, more than it holds")
+        if not METRIC.fullmatch(s.metric):
+            raise UpdateRefusedError(f"names a metric {s.metric[:40]!r}, which is none")
         if s.metric == "dice" and s.cases and not 0 <= s.value <= 1:
             raise UpdateRefusedError(f"reports a Dice of {s.value:g}, expected 0 to 1")
 

@@ -15,7 +15,7 @@ EVENTS = frozenset(
         "site_enrolled", "site_refused", "round_started", "round_retried", "round_closed",
         "update_accepted", "late_update_accepted", "update_refused", "answered",
         "answer_refused", "best_chosen", "run_finished", "fetched", "exported",
-        "accounting_wrong",
+        "accounting_wrong", "update_flagged", "update_damaged",
     }
 )  # fmt: skip
 LOG = "hub.jsonl"

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, final
 
 from common.errors import RunError, RunInUseError
+from common.events import HUB, emit
 from common.files import write_json, writing
 from common.messages import UpdateReport
 from common.study.typed import as_typed
@@ -189,10 +190,16 @@ class Journal:
         """Read the updates of an open round that are whole; others are as if never sent."""
         found = {}
         for path in sorted(self._round_folder(number).glob("*.json")):
-            accepted = _read(Accepted, path)
             weights = path.with_suffix(".safetensors")
-            if weights.exists() and digest_of(weights) == accepted.digest:
+            try:
+                accepted = _read(Accepted, path)
+                whole = weights.exists() and digest_of(weights) == accepted.digest
+            except RunError:
+                whole = False
+            if whole:
                 found[accepted.report.site] = accepted
+            else:
+                emit(HUB, "update_damaged", round=number, site=path.stem)
         return found
 
     def update_file(self, number: int, site: str) -> Path:

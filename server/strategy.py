@@ -21,7 +21,7 @@ from common.messages import Evaluation, Pooled, TrainJob, Update
 from common.parameters import table_of
 from common.study.study import Study
 from common.tensors import TensorFile, digest_of
-from server.accounting import accounting_problem
+from server.accounting import accounting_problem, repeated
 from server.admission import Asked, change_norm, check_update, outliers
 from server.enrolment import check_quorum, pool, pool_affinities
 from server.finish import finish
@@ -195,6 +195,9 @@ class RoundStrategy(Strategy):
             if problem:
                 marks[site] = problem
                 emit(HUB, "accounting_wrong", site=site, reason=problem)
+        for site, problem in repeated(held, self._rounds[-1:]).items():
+            marks[site] = "; ".join(filter(None, [marks.get(site), problem]))
+            emit(HUB, "update_flagged", site=site, reason=problem)
         return marks
 
     def _train_messages(self, number: int, sites: Iterable[str]) -> dict[str, Message]:

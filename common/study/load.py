@@ -11,6 +11,7 @@ from common.study.typed import KeyPath, as_typed, parse_yaml, read_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 Problem = tuple[KeyPath, str]
+LARGEST_SIDE = 4096  # voxels of a patch
 
 
 def load_study(path: Path) -> Study:
@@ -137,6 +138,11 @@ def _patch_problems(study: Study) -> list[Problem]:
                 "each dimension of the study",
             )
         )
+    elif max(patch) > LARGEST_SIDE:
+        problems.append((where, f"is {list(patch)}, expected sides of {LARGEST_SIDE} at most"))
+    elif divisor > LARGEST_SIDE:
+        what = f"halves the patch too often; it would need sides above {LARGEST_SIDE}"
+        problems.append((("network", "strides"), what))
     elif divisor > 0 and any(side % divisor or side < 2 * divisor for side in patch):
         fitting = [max(2 * divisor, round(side / divisor) * divisor) for side in patch]
         problems.append(

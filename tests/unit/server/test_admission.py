@@ -86,6 +86,7 @@ ONES = np.ones((2, 3), np.float32)
         (replaced("w", ONES.astype(np.float64)), "w: type float64, expected float32"),
         (replaced("w", ONES.astype(np.int32)), "w: type int32, expected float32"),
         (replaced("w", ONES.astype(">f4")), "w: type >f4, expected float32"),
+        (replaced("w", np.full_like(ONES, 1e-42)), "w: holds denormal numbers alone"),
         (replaced("w", ONES * np.nan), "w: holds NaN or infinity"),
         (replaced("w", np.array([[1, 1, 1], [1, -np.inf, 1]], np.float32)), "w: holds NaN or"),
         ({}, "w: is missing"),

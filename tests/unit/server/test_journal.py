@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import os
 import subprocess
@@ -105,13 +106,16 @@ def test_what_is_not_whole_is_as_if_never_sent(journal, damage):
     assert accept(journal, "A") == journal.accepted(1)["A"]
 
 
-def test_a_report_changed_by_hand_stops_the_run(journal):
+def test_a_damaged_report_is_as_if_never_sent_and_that_is_said(journal, caplog):
     accept(journal)
     report = journal.update_file(1, "A").with_suffix(".json")
     report.write_text(report.read_text().replace('"steps": 20', '"steps": "many"'))
 
-    with pytest.raises(RunError, match=r"A\.json: is damaged"):
-        journal.accepted(1)
+    with caplog.at_level(logging.INFO, "fedseg.hub"):
+        logging.getLogger("fedseg.hub").propagate = True
+        assert journal.accepted(1) == {}
+
+    assert [record.fields for record in caplog.records] == [{"round": 1, "site": "A"}]
 
 
 def test_a_closed_round_keeps_two_models_and_lets_its_updates_go(journal):
