@@ -86,7 +86,6 @@ ONES = np.ones((2, 3), np.float32)
         (replaced("w", ONES.astype(np.float64)), "w: type float64, expected float32"),
         (replaced("w", ONES.astype(np.int32)), "w: type int32, expected float32"),
         (replaced("w", ONES.astype(">f4")), "w: type >f4, expected float32"),
-        (replaced("w", np.full_like(ONES, 1e-42)), "w: holds denormal numbers alone"),
         (replaced("w", ONES * np.nan), "w: holds NaN or infinity"),
         (replaced("w", np.array([[1, 1, 1], [1, -np.inf, 1]], np.float32)), "w: holds NaN or"),
         ({}, "w: is missing"),
@@ -301,3 +300,14 @@ def test_a_comparison_outside_what_dice_can_differ_by_is_refused():
 
 def test_a_site_that_did_not_move_is_no_yardstick_for_the_others():
     assert not outliers({"A": 0.0, "B": 3.0}, {"A": ("ct",), "B": ("ct",)}, 10.0)
+
+
+def test_a_tensor_of_denormals_alone_is_refused():
+    weights = replaced("w", np.full_like(ONES, 1e-42))
+
+    with pytest.raises(UpdateRefusedError, match="w: holds denormal numbers alone"):
+        check_update(studies.update(weights=weights), ASKED, TABLE)
+
+
+def test_a_tensor_of_zeros_is_an_update_like_any_other():
+    check_update(studies.update(weights=replaced("w", np.zeros_like(ONES))), ASKED, TABLE)
