@@ -31,7 +31,10 @@ from server.registry import ADMITTED, SiteRow
 
 APP = typer.Typer()
 APP.command()(doctor)
-NOW = datetime.now(UTC)
+
+
+def now():
+    return datetime.now(UTC)
 
 
 @pytest.fixture
@@ -52,8 +55,8 @@ def site(tmp_path, hub):
     folder = tmp_path / "site"
     folder.mkdir(mode=0o700)
     keys = SiteKeys.create(folder / "keys")
-    issued = authorities.issue_site(keys.csr("A"), "A", now=NOW)
-    keys.install(issued.pem, site="A", now=NOW, root_pem=hub.root.read_bytes())
+    issued = authorities.issue_site(keys.csr("A"), "A", now=now())
+    keys.install(issued.pem, site="A", now=now(), root_pem=hub.root.read_bytes())
     data = folder.parent / "data"
     data.mkdir()
     (data / "dataset.json").write_text(
@@ -82,7 +85,7 @@ def failed(findings):
 
 
 def test_a_new_hub_is_healthy_but_for_its_roots_key(hub):
-    found = list(hub_findings(hub, NOW))
+    found = list(hub_findings(hub, now()))
 
     assert failed(found) <= {"nginx"}
     assert by_what(found)["root key"].state == "warn"
@@ -97,7 +100,7 @@ def test_a_hub_is_told_what_was_broken(hub):
         other.bind(("127.0.0.1", hub.settings.superlink_port))
         other.listen()
 
-        found = list(hub_findings(hub, NOW + timedelta(days=40)))
+        found = list(hub_findings(hub, now() + timedelta(days=40)))
 
     port = f"SuperLink's port {hub.settings.superlink_port}"
     assert failed(found) - {"nginx"} == {"keys", "clock", "revocation list", port}
@@ -108,7 +111,7 @@ def test_a_hub_is_told_what_was_broken(hub):
 def test_a_hub_without_its_certificates_is_told_so_and_the_rest_is_checked(hub):
     (hub.pki / "root.crt").unlink()
 
-    found = by_what(hub_findings(hub, NOW))
+    found = by_what(hub_findings(hub, now()))
 
     assert "root.crt missing" in found["certificates"].words
     assert found["disk"].state == "ok"
@@ -142,7 +145,7 @@ def control(hub):
 
 
 def test_a_site_whose_hub_is_away_is_told_so_and_its_clock_is_not_judged(site):
-    found = list(site_findings(site, NOW))
+    found = list(site_findings(site, now()))
 
     assert failed(found) == {"way to the hub"}
     assert "not compared" in by_what(found)["clock"].words
@@ -170,17 +173,17 @@ def test_a_site_is_told_what_was_broken(site):
     site.keys.tls_key.chmod(0o640)
     site.profile.write_text("name: A\ndatasets: []\n")
 
-    found = list(site_findings(site, NOW + timedelta(days=91)))
+    found = list(site_findings(site, now() + timedelta(days=91)))
 
     assert failed(found) == {"keys", "profile", "certificate", "way to the hub"}
 
 
 def test_a_certificate_of_another_site_is_told(site, hub):
     keys = site.keys
-    issued = Authorities.open(hub.pki).issue_site(keys.csr("B"), "B", now=NOW)
+    issued = Authorities.open(hub.pki).issue_site(keys.csr("B"), "B", now=now())
     keys.certificate.write_text(issued.pem)
 
-    words = [f.words for f in site_findings(site, NOW) if f.state == "fail"]
+    words = [f.words for f in site_findings(site, now()) if f.state == "fail"]
 
     assert "is for B, not A" in words
 
