@@ -15,7 +15,7 @@ from tests.support.federations import DEFAULTS, SMALL, phantom_sites
 pytestmark = pytest.mark.slow
 
 STUDY = parse_study(
-    SMALL.format(**{**DEFAULTS, "rounds": 12, "minimum": 1, "each": 0}).replace(
+    SMALL.format(**{**DEFAULTS, "rounds": 40, "minimum": 1, "each": 0}).replace(
         "steps: 3", "steps: 40"
     )
 )
@@ -103,7 +103,7 @@ def test_a_site_that_stood_still_goes_on(lab, matrix):
         "all processes of a site stopped for 75 s in mid-round, then continued",
         "the round goes on or waits, the site takes part again",
     ) as case:
-        lab.fresh()
+        lab.fresh(rounds_left=25)
         number = lab.phase("ct-1", "training", step=0.2)
         top = lab.supervisor("ct-1")
         pids = [top, *below(top)]
@@ -121,7 +121,7 @@ def test_a_site_that_stood_still_goes_on(lab, matrix):
         lost = [c.number for c in lab.closed() if "ct-1" in lab.lost_in(c)]
         case.happened = f"took part again after {time.monotonic() - began:.0f} s, attempt {lab.row.attempts}"
         case.lost = f"rounds {lost} of ct-1" if lost else "nothing"
-        assert len(lost) <= 5
+        assert len(lost) <= 20
 
 
 def test_a_hub_from_yesterdays_backup_does_not_rewind_in_silence(lab, matrix):

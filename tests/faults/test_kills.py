@@ -16,7 +16,7 @@ from tests.support.federations import DEFAULTS, SMALL, last_weights, phantom_sit
 pytestmark = pytest.mark.slow
 
 SITES = ["ct-1", "ct-2", "mr-1"]
-ROUNDS = 12
+ROUNDS = 16
 LONGEST = 240.0
 STUDY = parse_study(
     SMALL.format(**{**DEFAULTS, "rounds": ROUNDS, "minimum": 1, "each": 0})
@@ -238,7 +238,7 @@ def test_a_supernode_is_back_in_a_minute(lab, matrix):
         "SIGKILL of an idle SuperNode, which Flower refuses for a minute",
         "started until it is accepted, in about a minute, takes part again",
     ) as case:
-        lab.fresh()
+        lab.fresh(rounds_left=13)
         began = time.monotonic()
         kill(lab.program("ct-2", "node"))
         log = lab.federation.site("ct-2") / "log" / "site.log"
