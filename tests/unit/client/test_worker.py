@@ -67,7 +67,7 @@ def test_what_is_not_allowed_opens_no_case(worker, consent, ask, actions, reason
     [
         (Limits(until="2020-01-01"), "expired"),
         (Limits(outputs=("updates", "metrics", "statistics")), "affinities not permitted"),
-        (Limits(outputs=()), "affinities not permitted"),
+        (Limits(outputs=()), "updates not permitted"),
     ],
     ids=["expired", "affinities", "nothing"],
 )

@@ -115,7 +115,7 @@ def test_a_damaged_report_is_as_if_never_sent_and_that_is_said(journal, caplog):
         logging.getLogger("fedseg.hub").propagate = True
         assert journal.accepted(1) == {}
 
-    assert [record.fields for record in caplog.records] == [{"round": 1, "site": "A"}]
+    assert {"round": 1, "site": "A"} in [record.fields for record in caplog.records]
 
 
 def test_a_closed_round_keeps_two_models_and_lets_its_updates_go(journal):
