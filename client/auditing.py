@@ -4,12 +4,8 @@ import time
 from pathlib import Path
 from typing import final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from client.consent import LEDGER
-from common.audit import AuditEvents, AuditLog
-from common.errors import InputError
+from common.audit import AuditLog, audit_events, signing_key
 from common.events import SITE
 
 EVENTS = frozenset(
@@ -34,12 +30,9 @@ def audit(site: Path) -> None:
         AuditError: If the log was changed.
         RunError: If it cannot be written.
     """
-    for handler in SITE.handlers:
-        if isinstance(handler, AuditEvents):
-            SITE.removeHandler(handler)
     path = audit_files(site)[0]
     path.parent.mkdir(mode=0o770, exist_ok=True)
-    SITE.addHandler(AuditEvents(AuditLog(path), EVENTS))
+    audit_events(SITE, path, EVENTS)
 
 
 @final
@@ -55,10 +48,8 @@ class SiteSigner:
     """
 
     def __init__(self, site: Path, key: Path, every_seconds: float = 60.0) -> None:
-        signing = load_pem_private_key(key.read_bytes(), None)
-        if not isinstance(signing, Ed25519PrivateKey):
-            raise InputError(f"{key}: is no Ed25519 key; restore it from a backup")
-        self._key, self._files, self._every = signing, audit_files(site), every_seconds
+        self._key, self._files = signing_key(key), audit_files(site)
+        self._every = every_seconds
         self._sizes: dict[Path, int] = {}
         self._moment = 0.0
 

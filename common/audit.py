@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from common.audit_chain import (
     FIRST,
@@ -48,7 +49,7 @@ from common.audit_chain import (
     line_of,
     parse,
 )
-from common.errors import AuditError, RunError, StorageError
+from common.errors import AuditError, InputError, RunError, StorageError
 from common.events import fields_of
 from common.files import sync_folder, writing
 
@@ -58,9 +59,11 @@ __all__ = [
     "Finding",
     "Head",
     "Record",
+    "audit_events",
     "head_path",
     "public_key_of",
     "records_of",
+    "signing_key",
     "verify",
 ]
 
@@ -263,6 +266,37 @@ def public_key_of(text: str) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
     except ValueError as error:
         raise AuditError("the audit key is not 64 hexadecimal digits") from error
+
+
+def signing_key(path: Path) -> Ed25519PrivateKey:
+    """Read the key that signs heads.
+
+    Args:
+        path: PEM, PKCS #8, without a passphrase.
+
+    Raises:
+        InputError: If it cannot be read or is no Ed25519 key.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read; restore it from the backup") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(f"{path}: is no Ed25519 key; restore it from the backup")
+    return key
+
+
+def audit_events(logger: logging.Logger, path: Path, events: frozenset[str]) -> None:
+    """Write a logger's events that matter into one log from now on, and into no other.
+
+    Raises:
+        AuditError: If the log was changed.
+        RunError: If it cannot be written.
+    """
+    for handler in [h for h in logger.handlers if isinstance(h, AuditEvents)]:
+        logger.removeHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(AuditEvents(AuditLog(path), events))
 
 
 def head_path(path: Path) -> Path:

@@ -4,7 +4,6 @@ What each person would type, in order, with what it prints. For a first look, fo
 benchmarks; the processes, ports, certificates and approvals are those of a real one.
 """
 
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from common.errors import RunError
 from deploy.supervise.flower import tool
 from deploy.supervise.program import kill_group
 from deploy.supervise.site_folder import free_port
+from deploy.supervise.status import read_programs
 from server.registry import ADMITTED, FAILED, FINISHED, Registry, RunRow, SiteRow
 
 COORDINATOR = "coordinator"
@@ -255,12 +255,7 @@ class LocalFederation:
 
     def status(self, folder: Path) -> Mapping[str, Mapping[str, Any]]:
         """Return how the processes of a hub or site are."""
-        try:
-            text = (folder / "run" / "status.json").read_text(encoding="utf-8")
-            programs: Mapping[str, Mapping[str, Any]] = json.loads(text)["programs"]
-        except (OSError, ValueError, KeyError):
-            return {}
-        return programs
+        return read_programs(folder)
 
     def pids(self, who: str) -> dict[str, int]:
         """Return the processes under a supervisor by name."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.audit import AuditEvents, AuditLog
+from common.audit import audit_events
 from common.events import HUB
 
 EVENTS = frozenset(
@@ -33,8 +33,4 @@ def audit(hub: Path) -> None:
         AuditError: If the log was changed.
         RunError: If it cannot be written.
     """
-    for handler in HUB.handlers:
-        if isinstance(handler, AuditEvents):
-            HUB.removeHandler(handler)
-    HUB.setLevel("INFO")
-    HUB.addHandler(AuditEvents(AuditLog(audit_file(hub)), EVENTS))
+    audit_events(HUB, audit_file(hub), EVENTS)

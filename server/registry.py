@@ -16,6 +16,7 @@ from typing import Any, TypeVar, final
 from common.errors import InputError, RunError
 
 BUSY_SECONDS = 20.0
+SEEN_SECONDS = 60.0  # since its last report, until a site is away
 
 # states of a site
 INVITED, WAITING, WANTED, ADMITTED, REVOKING, REVOKED = (
@@ -281,6 +282,11 @@ class Registry:
         yes = {d.site for d in self.rows(DecisionRow, hash=hash_, decision=APPROVE)}
         sites = self.rows(SiteRow, state=ADMITTED)
         return sorted((s for s in sites if s.name in yes), key=lambda s: s.name)
+
+    def there(self, hash_: str) -> list[SiteRow]:
+        """Return those of them that are ready and reported within a minute."""
+        moment = now()
+        return [s for s in self.approved(hash_) if s.ready and moment - s.seen < SEEN_SECONDS]
 
     def note_progress(self, rows: Sequence[ProgressRow]) -> None:
         """Write down how far sites are; the time changes only when something moved."""

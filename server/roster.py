@@ -4,7 +4,6 @@ In a simulation everybody who is there; at a hub the sites whose people approved
 under the names that their certificates carry.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, final
@@ -12,8 +11,6 @@ from typing import Protocol, final
 from flwr.serverapp import Grid
 
 from server.registry import ProgressRow, Registry
-
-SEEN_SECONDS = 60.0
 
 
 class Roster(Protocol):
@@ -63,14 +60,11 @@ class ApprovedSites:
 
     def nodes(self, grid: Grid) -> Mapping[int, str | None]:
         """Return the nodes of sites that approved, are ready and are connected."""
-        there, now = set(grid.get_node_ids()), time.time()
+        connected = set(grid.get_node_ids())
         return {
             int(site.node_id): site.name
-            for site in self._registry.approved(self._hash)
-            if site.node_id
-            and int(site.node_id) in there
-            and site.ready
-            and now - site.seen < SEEN_SECONDS
+            for site in self._registry.there(self._hash)
+            if site.node_id and int(site.node_id) in connected
         }
 
     def progress(self, site: str) -> ProgressRow | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from rich.table import Table
 
 from common.errors import InputError
+from server.deadlines import in_words
 from server.matrix import GLOBAL, read_matrix
 from server.registry import (
     ADMITTED,
+    SEEN_SECONDS,
     DecisionRow,
     ProgressRow,
     Registry,
@@ -21,7 +23,6 @@ from server.registry import (
 from server.selection import site_metric
 
 SHORT = 12
-AWAY_SECONDS = 60.0
 
 
 def hub_tables(registry: Registry) -> Iterator[Table]:
@@ -63,7 +64,10 @@ def _studies(registry: Registry) -> Table:
 def _runs(registry: Registry) -> Table:
     table = Table("run", "state", "rounds closed", "sites", "waits for", title="Runs")
     for run in registry.rows(RunRow):
-        progress = [in_words(row) for row in registry.rows(ProgressRow, run=run.run)]
+        progress = [
+            f"{row.site}: {in_words(row, 0.0, time.time())}"
+            for row in registry.rows(ProgressRow, run=run.run)
+        ]
         table.add_row(
             run.run, run.state, str(run.round), "\n".join(sorted(progress)), run.sentence
         )
@@ -88,15 +92,8 @@ def matrix_table(run: Path) -> Table:
     return table
 
 
-def in_words(row: ProgressRow) -> str:
-    """Say how far a site is: ``A: round 3, 412 of 800 steps``."""
-    if row.phase == "training":
-        return f"{row.site}: round {row.round}, {row.done} of {row.total} steps"
-    return f"{row.site}: round {row.round}, {row.phase}"
-
-
 def _ago(seen: float) -> str:
     if not seen:
         return "never"
     seconds = time.time() - seen
-    return "now" if seconds < AWAY_SECONDS else f"{seconds / 60:.0f} minutes ago"
+    return "now" if seconds < SEEN_SECONDS else f"{seconds / 60:.0f} minutes ago"

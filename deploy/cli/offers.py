@@ -12,6 +12,7 @@ from common.wire import control_pb2 as pb
 from deploy.cli.describe import cost_of, in_words
 from deploy.supervise.offers import Offer, Offers
 from deploy.supervise.site_folder import SiteFolder
+from deploy.supervise.status import read_programs
 
 SHORT = 12
 MIB = 2**20
@@ -84,7 +85,7 @@ def runs_table(runs: Sequence[pb.RunSummary]) -> Table:
 def site_status(site: SiteFolder) -> Table:
     """Return what runs at a site and whether the hub is reached."""
     table = Table("what", "how it is", title=f"Site {site.settings.site}")
-    for name, what in _programs(site).items():
+    for name, what in read_programs(site.path).items():
         ready = (
             "ready" if what.get("ready") else f"not running, last code {what.get('exit_code')}"
         )
@@ -102,12 +103,3 @@ def site_status(site: SiteFolder) -> Table:
     keys = site.keys
     table.add_row("certificate", f"until {keys.expires():%Y-%m-%d}")
     return table
-
-
-def _programs(site: SiteFolder) -> dict[str, dict[str, object]]:
-    try:
-        told = json.loads((site.path / "run" / "status.json").read_text(encoding="utf-8"))
-        programs: dict[str, dict[str, object]] = told["programs"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return programs

@@ -3,14 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.auditing import audit_files
-from common.audit import Finding
+from common.audit import Finding, signing_key
 from common.audit import verify as verify_log
 from common.errors import InputError
 from server.auditing import audit_file
@@ -35,17 +31,7 @@ def verify_folder(
         own = folder / "keys" / "audit.key"
     else:
         raise InputError(f"{folder}: is neither a hub's nor a site's folder")
-    public = key or _public_half(own)
+    public = key or signing_key(own).public_key()
     for path in logs:
         records = len(path.read_bytes().splitlines())
         yield path, records, verify_log(path, public)
-
-
-def _public_half(path: Path) -> Ed25519PublicKey:
-    try:
-        private = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read; give the public key with --key") from error
-    if not isinstance(private, Ed25519PrivateKey):
-        raise InputError(f"{path}: is no Ed25519 key; give the public key with --key")
-    return private.public_key()

@@ -4,10 +4,8 @@ import getpass
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from client.consent import Consent, Limits
+from common.audit import signing_key
 from common.errors import FedsegError, InputError
 from deploy.supervise.offers import Offers
 from deploy.supervise.site_folder import SiteFolder
@@ -34,10 +32,7 @@ def decide(
     site = SiteFolder.open(folder)
     offers, _ = refresh(site)
     offer = offers.find(study)
-    key = load_pem_private_key(site.keys.audit_key.read_bytes(), None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{site.keys.audit_key}: is no Ed25519 key; restore it from a backup")
-    consent = Consent(site.path / "consent", key=key)
+    consent = Consent(site.path / "consent", key=signing_key(site.keys.audit_key))
     consent.decide(offer.hash, decision, limits=limits, by=by or getpass.getuser())
     try:
         with site.hub() as hub:

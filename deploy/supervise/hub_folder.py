@@ -40,7 +40,6 @@ class HubSettings:
         listen: Address that the public port listens on.
         superlink_port: Flower's, on loopback.
         certificate_days: Lifetime of a site's certificate.
-        invitation_days: Lifetime of an invitation.
         runs_at_once: How many runs may be under way together.
         metrics_port: Of the figures for Prometheus, on loopback.
         user: That nginx changes to when it is started by root; empty to stay.
@@ -50,7 +49,6 @@ class HubSettings:
     listen: str = "0.0.0.0"  # noqa: S104 - the one public port
     superlink_port: int = 9092
     certificate_days: int = 90
-    invitation_days: int = 7
     runs_at_once: int = 2
     metrics_port: int = 9464
     user: str = ""

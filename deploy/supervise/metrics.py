@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -23,9 +23,9 @@ from common.errors import FedsegError
 from deploy.provision.authority import Authorities
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.site_folder import SiteFolder
-from server.registry import ADMITTED, ProgressRow, RunRow, SiteRow
+from deploy.supervise.status import read_programs
+from server.registry import ADMITTED, SEEN_SECONDS, ProgressRow, RunRow, SiteRow
 
-SEEN_SECONDS = 60.0
 HOST = "127.0.0.1"
 
 
@@ -33,20 +33,10 @@ def _gauge(name: str, words: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"fedseg_{name}", words, labels=labels)
 
 
-def programs(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Return how the programs of a hub or a site are, as its supervisor wrote it down."""
-    try:
-        told = json.loads((folder / "run" / "status.json").read_text(encoding="utf-8"))
-        held: Mapping[str, Mapping[str, Any]] = told["programs"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return held
-
-
 def _program_metrics(folder: Path) -> Iterator[Metric]:
     ready = _gauge("program_ready", "Whether a program can do its work.", "program")
     starts = _gauge("program_starts", "How often it was started.", "program")
-    for name, program in programs(folder).items():
+    for name, program in read_programs(folder).items():
         ready.add_metric([name], float(bool(program.get("ready"))))
         starts.add_metric([name], float(program.get("starts", 0)))
     yield ready
@@ -189,7 +179,7 @@ def main() -> None:
         sys.exit(f"metrics: {error}")
 
     def healthy() -> bool:
-        held = programs(folder)
+        held = read_programs(folder)
         return bool(held) and all(program.get("ready") for program in held.values())
 
     server = serve_metrics(collector, healthy, port)

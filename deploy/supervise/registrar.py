@@ -15,11 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-from common.audit import AuditLog
-from common.errors import FedsegError, InputError
+from common.audit import AuditLog, signing_key
+from common.errors import FedsegError
 from common.events import HUB, JsonLines, emit
 from deploy.provision.authority import Authorities
 from deploy.provision.nginx import reload, write_bindings
@@ -146,10 +143,7 @@ class Signer:
     """
 
     def __init__(self, hub: HubFolder) -> None:
-        key = load_pem_private_key(hub.audit_key.read_bytes(), None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise InputError(f"{hub.audit_key}: is no Ed25519 key; restore it from the backup")
-        self._log = AuditLog(audit_file(hub.path), key=key)
+        self._log = AuditLog(audit_file(hub.path), key=signing_key(hub.audit_key))
         self._registry = hub.registry
         self._signed: tuple[object, ...] = ()
         self._moment = 0.0

@@ -21,12 +21,10 @@ from server.registry import (
     RUNNING,
     STOPPED,
     RunRow,
-    now,
 )
 from server.run import read_run
 
 ASK_FLOWER_SECONDS = 3.0
-SEEN_SECONDS = 60.0
 MOST_FAILURES = 5
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # between attempts that closed no round
 
@@ -74,7 +72,7 @@ class RunDesk:
             return False
         study = read_run(Path(row.folder)).typed_study
         approved = self._registry.approved(row.hash)
-        there = [s for s in approved if s.ready and now() - s.seen < SEEN_SECONDS]
+        there = self._registry.there(row.hash)
         needed = study.federation.minimum_sites
         if len(there) >= needed:
             return True
