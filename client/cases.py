@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from client.data.dataset import CaseFiles, list_cases
+from client.data.guard import ReadingGuard
 from client.data.preprocessing import (
     IntensitySums,
     PreparedCase,
@@ -43,12 +44,16 @@ class SiteCases:
         annotated: Class indices that any dataset of the site annotates.
     """
 
-    def __init__(self, profile: Profile, study: Study) -> None:
+    def __init__(self, profile: Profile, study: Study, guard: ReadingGuard) -> None:
+        self._guard = guard
         self._study, self._site = study, profile.name
         self._counts: dict[str, _ModalityCount] = {}
         files = [case for entry in profile.datasets for case in list_cases(entry, study)]
         self.annotated = tuple(sorted({i for case in files for i in case.annotated}))
-        prepared = list(self._read(files))
+        try:
+            prepared = list(self._read(files))
+        finally:
+            guard.close()
         by_name = {(c.files.modality, c.files.images): c for c in prepared}
         splits = assign_splits([c.files for c in prepared], study)
         self.parts: dict[str, list[PreparedCase]] = {
@@ -65,7 +70,9 @@ class SiteCases:
             try:
                 if case.label is None:
                     raise CaseError(NO_LABEL, f"case {case.name} has no label map")
-                yield prepare(read_case(case, self._study), self._study)
+                with self._guard.reading(case, self._study):
+                    prepared = prepare(read_case(case, self._study), self._study)
+                yield prepared
             except CaseError as error:
                 count.skipped[error.reason] = count.skipped.get(error.reason, 0) + 1
                 emit(

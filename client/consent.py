@@ -37,7 +37,7 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
     "resume": (("paused",), "approved"),
     "withdraw": (("approved", "paused"), "withdrawn"),
 }
-BEGUN, FINISHED = "round_begun", "round_finished"
+BEGUN, FINISHED, WENT_BACK = "round_begun", "round_finished", "hub_went_back"
 SMALLEST_CASES = 5
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -89,12 +89,14 @@ class Standing:
         limits: Of the newest approval, if there is one.
         rounds: Rounds that were begun, each once however often it was repeated.
         decision: The newest, if there is one.
+        note: Why it is paused, where no person paused it.
     """
 
     state: str = "waiting"
     limits: Limits | None = None
     rounds: int = 0
     decision: Decision | None = None
+    note: str = ""
 
 
 def outputs_of(study: Study, kind: str) -> frozenset[str]:
@@ -197,6 +199,8 @@ class Consent:
                 rounds.add((record["run"], record["round"]))
             if record["event"] in STEPS:
                 found = _after(found, _decision(record))
+            if record["event"] == WENT_BACK and found.state == "approved":
+                found = replace(found, state="paused", note=_went_back(record))
         return replace(found, rounds=len(rounds))
 
     def studies(self) -> tuple[str, ...]:
@@ -219,15 +223,20 @@ class Consent:
                 been opened, when nothing is known of them.
 
         Raises:
-            ConsentError: With a fixed reason.
+            ConsentError: With a fixed reason. Where the hub went back, this is written down and
+                the study is paused until a person decides.
             AuditError: If the ledger was changed by other hands.
         """
         name = study_hash(study)
         stands = self.standing(name)
+        if stands.note:
+            raise ConsentError("hub went back", f"study {name[:12]}: {stands.note}")
         if stands.state != "approved" or stands.limits is None:
             reason = "not approved" if stands.state == "waiting" else stands.state
             raise ConsentError(reason, f"study {name[:12]}: {reason}")
         self._check_clock()
+        if kind == TRAIN:
+            self._check_order(name, run, number)
         self._check_limits(stands, study, kind, cases)
         if kind == TRAIN and stands.limits.rounds is not None:
             is_new = (run, number) not in self._begun(name)
@@ -246,6 +255,26 @@ class Consent:
         self._append(
             FINISHED, study=study, run=run, round=number, cases=dict(cases), bytes=bytes_out
         )
+
+    def _check_order(self, study: str, run: str, number: int) -> None:
+        """Pause the study where a run asks for an earlier round than it was at.
+
+        A hub that was set back, by a backup or by other hands, would otherwise get what the
+        site's people know as used up once more, and nobody would see it.
+        """
+        newest = 0
+        for record in self._records():
+            if record.get("study") != study:
+                continue
+            if record["event"] in STEPS:
+                newest = 0  # a person has looked at it since
+            elif record["event"] == BEGUN and record["run"] == run:
+                newest = max(newest, record["round"])
+        if number < newest:
+            self._append(WENT_BACK, study=study, run=run, round=number, newest=newest)
+            raise ConsentError(
+                "hub went back", f"study {study[:12]}: {self.standing(study).note}"
+            )
 
     def _append(self, event: str, **fields: Any) -> None:
         AuditLog(self.path, clock=self._clock).append(event, **fields)
@@ -317,6 +346,13 @@ def _decision(record: Record) -> Decision:
         by=str(record.get("by", "")),
         limits=limits,
         time=record["time"],
+    )
+
+
+def _went_back(record: Record) -> str:
+    return (
+        f"run {record['run']}: the hub asks for round {record['round']}, after round "
+        f"{record['newest']} was begun here; ask the coordinator why, then approve anew"
     )
 
 

@@ -3,6 +3,8 @@
 The full story stays in the site's log.
 """
 
+from errno import EDQUOT, ENOSPC, EROFS
+
 from common.errors import ConsentError, FedsegError, ReportedError
 from common.messages import Failure
 
@@ -28,6 +30,8 @@ CONSENT_SENTENCES = {
     "denied": "the site has denied the study",
     "paused": "the site has paused the study",
     "withdrawn": "the site has withdrawn from the study",
+    "hub went back": "the hub asks for an older round than the site was at; the site's people "
+    "must approve the study anew",
     "expired": "the site's approval of the study has expired",
     "clock turned back": "the site's clock is behind its own records",
     "rounds used up": "the rounds that the site approved are used up",
@@ -38,6 +42,7 @@ CONSENT_SENTENCES = {
     "models not permitted": "the site does not permit the model that it trained alone to leave",
     "statistics not permitted": "the site does not permit intensity statistics to leave",
 }
+DISK = (EDQUOT, ENOSPC, EROFS)
 UNKNOWN = "the site failed; its own log has the story"
 
 
@@ -48,6 +53,8 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, ConsentError):
         sentence = CONSENT_SENTENCES.get(error.reason, SENTENCES["ConsentError"])
         return Failure(code="ConsentError", sentence=sentence)
+    if isinstance(error, OSError) and error.errno in DISK:
+        return Failure(code="StorageError", sentence=SENTENCES["StorageError"])
     for kind in type(error).__mro__:  # the nearest kind that has a sentence
         if kind.__name__ in SENTENCES:
             return Failure(code=kind.__name__, sentence=SENTENCES[kind.__name__])

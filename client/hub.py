@@ -159,4 +159,19 @@ def _told(error: Any, address: str) -> Exception:
         return RunError(f"hub {address}: too many calls; wait a minute")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return RunError(f"hub {address}: did not answer in {CALL_SECONDS:.0f} s; try again")
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return RunError(f"hub {address}: {_distrust(details)}")
     return RunError(f"hub {address}: cannot be reached: {details[:300]}")
+
+
+def _distrust(details: str) -> str:
+    """Say what keeps a certificate from being trusted, which most often is the clock."""
+    now = f"this machine's clock says {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+    if "not yet valid" in details:
+        return f"its certificate is not valid yet; {now}: set it right"
+    if "expired" in details:
+        return f"its certificate has expired; {now}: set it right, or tell the coordinator"
+    return (
+        "its certificate is not from this federation's authority; it is another hub, or "
+        "somebody stands in between: call the coordinator"
+    )

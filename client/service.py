@@ -91,6 +91,7 @@ class WorkerService(WorkerServicer):
         self._jobs = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")
         self._watchers = threading.BoundedSemaphore(WATCHERS)
         self._busy, self._lock = 0, threading.Lock()
+        self._size_of = "", 0  # bytes of the newest study's arrays
 
     def stop(self) -> None:
         """Take no more jobs and end the one under way at its next step."""
@@ -150,8 +151,10 @@ class WorkerService(WorkerServicer):
         Only one job's arrays are held at a time; and to build a network touches torch's global
         random state, which belongs to the job under way.
         """
-        size: int = _result(self._jobs.submit(bytes_of_arrays, study), call)
-        return size + LARGEST_HEADER_BYTES
+        name = study_hash(study)
+        if self._size_of[0] != name:
+            self._size_of = name, _result(self._jobs.submit(bytes_of_arrays, study), call)
+        return self._size_of[1] + LARGEST_HEADER_BYTES
 
     def _do(self, kind: str, job: Any) -> Answer:
         about: Context = job if isinstance(job, Context) else job.context

@@ -8,6 +8,7 @@ import torch
 
 from client.cases import SiteCases
 from client.data.augmentation import build_augmentation
+from client.data.guard import ReadingGuard
 from client.device import in_fast_layout
 from client.profile import Profile
 from client.state import StateFolder
@@ -50,7 +51,7 @@ class Session:
         self.profile, self.study, self.folder, self.device = profile, study, folder, device
         self._of = (context.run, context.study)
         self.state = StateFolder(folder / "federated")
-        self.cases = SiteCases(profile, study)
+        self.cases = SiteCases(profile, study, ReadingGuard(folder.parent))
         network = build_network(study).to(device)
         self.network = in_fast_layout(network, study.dimensions)
         self.arrays = NamedArrays(self.network, study)

@@ -12,6 +12,7 @@ FedsegError
 │   └── UpdateRefusedError         a site's update that must not count
 └── RunError              exit 4: a run that cannot go on
     ├── AuditError        an audit log that was changed, or a record that it cannot hold
+    ├── DamagedError      a file of a run that is not what was written there
     ├── QuorumError       too few sites remain
     ├── ReportedError     the site's worker failed, and has said so in words that may leave
     ├── RunInUseError     another process works in the run's folder
@@ -22,6 +23,9 @@ A message reads ``where: what is wrong, what was expected; what to do``.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+
+RESTORE = "restore it from a backup, or start a new run"
 
 
 class FedsegError(Exception):
@@ -106,6 +110,19 @@ class RunError(FedsegError):
 
 class AuditError(RunError):
     """An audit log that was changed by other hands, or a record that it cannot hold."""
+
+
+class DamagedError(RunError):
+    """A file of a run that is not what was written there, or is missing.
+
+    Attributes:
+        path: The file.
+        what: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        super().__init__(f"{path}: {what}; {RESTORE}")
 
 
 class QuorumError(RunError):

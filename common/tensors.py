@@ -18,12 +18,14 @@ from typing import IO, Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import IncompatibleWeightsError
+from common.errors import DamagedError, IncompatibleWeightsError
 from common.files import writing
+from common.sealed import MISSING
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
 
+CHANGED = "is not what was written there: its checksum does not fit"
 LARGEST_HEADER_BYTES = 10_000_000
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -255,3 +257,15 @@ def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """Hold a file against the checksum that another file has of it.
+
+    Raises:
+        DamagedError: If it is missing or is not what was written there.
+    """
+    if not path.exists():
+        raise DamagedError(path, MISSING)
+    if digest_of(path) != digest:
+        raise DamagedError(path, CHANGED)

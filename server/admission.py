@@ -95,6 +95,7 @@ def _check_counts(report: UpdateReport, enrolment: Enrolment) -> None:
             raise UpdateRefusedError(
                 f"reports {count} {modality} cases, but declared {trained[modality]}"
             )
+    check_reasons(report.skipped)
     if report.steps < 1:
         raise UpdateRefusedError(f"reports {report.steps} steps, expected 1 or more")
 
@@ -110,6 +111,17 @@ def _check_affinities(report: UpdateReport, enrolment: Enrolment, classes: int) 
             )
         if [len(row) for row in (affinity.counts, *affinity.sums)] != [classes] * (classes + 1):
             raise UpdateRefusedError(f"its class affinities are not {classes} x {classes}")
+
+
+def check_reasons(skipped: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse reasons that are no plain words: they come to stand in logs, pages and tables.
+
+    Raises:
+        UpdateRefusedError: Naming the first that is none.
+    """
+    for reason in (r for by_reason in skipped.values() for r in by_reason):
+        if not METRIC.fullmatch(reason):
+            raise UpdateRefusedError(f"names a reason {reason[:40]!r}, which is none")
 
 
 def check_scores(scores: Iterable[Score], enrolment: Enrolment) -> None:
@@ -134,6 +146,7 @@ def check_scores(scores: Iterable[Score], enrolment: Enrolment) -> None:
 def check_evaluation(evaluation: Evaluation, enrolment: Enrolment) -> None:
     """Refuse an evaluation whose scores a site cannot have; see :func:`check_scores`."""
     check_scores((*evaluation.federated, *evaluation.alone), enrolment)
+    check_reasons(evaluation.skipped)
     for d in evaluation.differences:
         known = d.label == "mean" or d.label in enrolment.annotated
         if d.modality not in enrolment.accounting or not known:

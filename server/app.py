@@ -3,6 +3,7 @@
 Imports neither torch nor MONAI nor any reader of images: a hub that cannot read an image.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context
@@ -13,6 +14,7 @@ from common.files import write_json
 from server.auditing import audit
 from server.journal import Journal, owning
 from server.matrix import MATRIX, evaluate_everywhere
+from server.recovery import recover
 from server.registry import FAILED, PAUSED, Registry
 from server.roster import ApprovedSites, Everybody, Roster
 from server.run import read_run
@@ -40,8 +42,10 @@ def main(grid: Grid, context: Context) -> None:
         roster = ApprovedSites(Registry(Path(register)), info.run, info.hash)
         audit(Path(register).parent)
     with owning(folder):
-        strategy = RoundStrategy(Journal(folder), info.typed_study, info.run, roster)
+        journal = Journal(folder)
         try:
+            recover(journal, info)
+            strategy = RoundStrategy(journal, info.typed_study, info.run, roster)
             if context.run_config.get("action") == MATRIX:
                 evaluate_everywhere(grid, strategy)
             else:
@@ -49,5 +53,6 @@ def main(grid: Grid, context: Context) -> None:
         except FedsegError as error:
             waits = isinstance(error, QuorumError | StorageError)
             state = PAUSED if waits else FAILED
-            write_json(folder / "outcome.json", {"state": state, "sentence": str(error)})
+            with suppress(StorageError):  # then the hub looks at the disk itself
+                write_json(folder / "outcome.json", {"state": state, "sentence": str(error)})
             raise

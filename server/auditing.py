@@ -15,7 +15,8 @@ EVENTS = frozenset(
         "site_enrolled", "site_refused", "round_started", "round_retried", "round_closed",
         "update_accepted", "late_update_accepted", "update_refused", "answered",
         "answer_refused", "best_chosen", "run_finished", "fetched", "exported",
-        "accounting_wrong", "update_flagged", "update_damaged",
+        "accounting_wrong", "update_flagged", "update_damaged", "journal_damaged",
+        "foreign_node_key", "second_machine",
     }
 )  # fmt: skip
 LOG = "hub.jsonl"

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from server.pulling import Pulls
+
 PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
-LONG_PULL_SECONDS = 5.0
 
 
 class Heard(NamedTuple):
@@ -35,6 +36,7 @@ def answers(
     wait_seconds: float,
     overdue: Callable[[int, float], bool] | None = None,
     given_up: MutableMapping[str, int] | None = None,
+    pulls: Pulls | None = None,
 ) -> Iterator[Heard]:
     """Send one message to each node and yield the answers as they come.
 
@@ -45,6 +47,7 @@ def answers(
             late. Not used where ``overdue`` is given.
         overdue: (node, seconds since it was asked) to whether it is not waited for any longer.
         given_up: Nodes of questions that were given up, by message; filled and emptied here.
+        pulls: How the grid is asked, where one answer must not hold up the others.
     """
     started = time.monotonic()
     given_up = {} if given_up is None else given_up
@@ -52,7 +55,8 @@ def answers(
     last, pause = started, PAUSE_SECONDS
     while sent:
         asked = time.monotonic()
-        arrived = list(grid.pull_messages([*sent, *given_up]))
+        names = [*sent, *given_up]
+        arrived = pulls.pull(names, pause) if pulls else list(grid.pull_messages(names))
         now = time.monotonic()
         late = overdue is None and now - last > wait_seconds
         for message in arrived:
@@ -61,8 +65,7 @@ def answers(
                 yield Heard(node, None if late else message, now - started)
             elif (node := given_up.pop(name, None)) is not None:
                 yield Heard(node, message, now - started, late=True)
-        # a pull that took long waited for one answer's bytes, and heard nobody else meanwhile
-        if overdue is not None and now - asked < LONG_PULL_SECONDS:
+        if overdue is not None:
             yield from _drop(sent, given_up, now - started, overdue)
         if arrived:
             last, pause = time.monotonic(), PAUSE_SECONDS

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from common.errors import QuorumError, UpdateRefusedError
 from common.messages import SITE_NAME, ClassAffinity, Enrolment, IntensityTotals, Pooled
 from common.study.study import Study
+from server.admission import check_reasons
 
 LARGEST_COUNT = 10_000_000
 
@@ -38,6 +39,7 @@ def check_enrolment(enrolment: Enrolment, study: Study, study_hash: str) -> None
 
 
 def _check_accounting(enrolment: Enrolment) -> None:
+    check_reasons({m: account.skipped for m, account in enrolment.accounting.items()})
     for modality, account in enrolment.accounting.items():
         parts = account.train + account.validation + account.test
         skipped = sum(account.skipped.values())

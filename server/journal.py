@@ -15,24 +15,33 @@
     journal/last.json              validation of the weights after the last round
     journal/alone.json             that the sites trained alone, for comparison
     journal/final.json             held-out cases under the best weights
+    journal/damage.json            what was found damaged, and what was done about it
+    damaged/0001/...               those files, where they stood before; nothing is deleted
     matrix/MODEL.safetensors, .json  a model, and its scores at every site, where that was asked
+
+Each JSON file carries its checksum, says which run and place it is of (``common.sealed``), and
+holds the checksum of the weights that it tells of. ``server.recovery`` takes a run whose files
+are damaged to its last good state.
 """
 
 import fcntl
-import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from common.errors import RunError, RunInUseError
+from common.errors import DamagedError, RunError, RunInUseError, StorageError
 from common.events import HUB, emit
-from common.files import write_json, writing
-from common.messages import UpdateReport
+from common.files import sync_folder, writing
+from common.messages import Enrolment, UpdateReport
+from common.sealed import MISSING, read_sealed, write_sealed
 from common.study.typed import as_typed
-from common.tensors import Weights, digest_of, write_tensors
+from common.tensors import Weights, check_digest, digest_of, write_tensors
+from server.run import run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +80,7 @@ class ClosedRound:
         fold_seconds: Part of it that went into averaging.
         gap_seconds: From the end of the round before to the start of this one.
         marks: Accepted sites whose cases do not add up, with what does not.
+        lost: Why nothing more is known of the round, where its record was lost; else empty.
     """
 
     number: int
@@ -81,6 +91,7 @@ class ClosedRound:
     fold_seconds: float
     gap_seconds: float
     marks: dict[str, str] = field(default_factory=dict)
+    lost: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +109,37 @@ class Chosen:
     Attributes:
         best: The best round, or None before any validation.
         history: Metric of each validated round.
+        digest: SHA-256 of the best weights' file.
     """
 
     best: Best | None = None
     history: dict[str, float] = field(default_factory=dict)
+    digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrolled:
+    """Who takes part since before the first round, and who was turned away and why."""
+
+    sites: dict[str, Enrolment] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A file that was not what had been written there, and what was done.
+
+    Attributes:
+        file: Its place in the run's folder.
+        what: What was wrong with it.
+        then: What the run does without it.
+        found: Time, ISO 8601, UTC.
+    """
+
+    file: str
+    what: str
+    then: str
+    found: str
 
 
 @final
@@ -130,34 +168,55 @@ class Journal:
         """The best round's weights."""
         return self._models / "best.safetensors"
 
+    @cached_property
+    def run(self) -> str:
+        """Identifier of the run, which every record carries; empty for a journal by itself."""
+        return run_of(self.folder)
+
+    def record(self, name: str) -> Path:
+        """Return the file of a single record."""
+        return self._journal / f"{name}.json"
+
+    def round_record(self, number: int) -> Path:
+        """Return the file of a closed round."""
+        return self.record(f"round-{number:04d}")
+
+    def place(self, path: Path) -> str:
+        """Return what a file is called in the run's folder."""
+        return path.relative_to(self.folder).as_posix()
+
     def closed_rounds(self) -> list[ClosedRound]:
         """Read all closed rounds, in order.
 
         Raises:
-            RunError: If one is missing or damaged.
+            DamagedError: If one is missing or damaged.
         """
-        files = self._journal.glob("round-[0-9]*.json")
-        rounds = sorted((_read(ClosedRound, path) for path in files), key=lambda r: r.number)
-        if [r.number for r in rounds] != list(range(1, len(rounds) + 1)):
-            raise RunError(
-                f"{self._journal}: rounds are missing; found {[r.number for r in rounds]}"
-            )
-        return rounds
+        numbers = self.recorded()
+        for number, recorded in enumerate(numbers, 1):
+            if number != recorded:
+                raise DamagedError(self.round_record(number), MISSING)
+        return [self.closed_round(number) for number in numbers]
 
     def closed_round(self, number: int) -> ClosedRound:
-        """Read one closed round."""
-        closed: ClosedRound = _read(ClosedRound, self._journal / f"round-{number:04d}.json")
-        return closed
-
-    def check_model(self, closed: ClosedRound) -> None:
-        """Hold a closed round's weights against its digest.
+        """Read one closed round.
 
         Raises:
-            RunError: If they are missing or were changed.
+            DamagedError: If its record is missing or damaged.
         """
-        path = self.model(closed.number)
-        if not path.exists() or digest_of(path) != closed.digest:
-            raise RunError(f"{path}: is not what round {closed.number} wrote; restore it")
+        closed: ClosedRound = self.unseal(ClosedRound, self.round_record(number))
+        return closed
+
+    def recorded(self) -> list[int]:
+        """Return the numbers of all records of closed rounds, damaged or not."""
+        return _numbers(self._journal.glob("round-*.json"))
+
+    def folded(self) -> list[int]:
+        """Return the numbers of all rounds whose weights are there, damaged or not."""
+        return _numbers(self._models.glob("round-*.safetensors"))
+
+    def begun(self) -> list[int]:
+        """Return the numbers of all rounds that have a folder of updates."""
+        return _numbers(self._journal.glob("round-*/"))
 
     def accept(
         self,
@@ -170,7 +229,7 @@ class Journal:
         staleness: int = 0,
     ) -> Accepted:
         """Put an update on disk; only now it counts."""
-        folder = self._round_folder(report.round + staleness)
+        folder = self.round_folder(report.round + staleness)
         folder.mkdir(exist_ok=True)
         path = folder / f"{report.site}.safetensors"
         write_tensors(path, weights, {})
@@ -183,32 +242,36 @@ class Journal:
             digest=digest_of(path),
             staleness=staleness,
         )
-        write_json(folder / f"{report.site}.json", asdict(accepted))
+        self.seal(folder / f"{report.site}.json", asdict(accepted))
         return accepted
 
     def accepted(self, number: int) -> dict[str, Accepted]:
         """Read the updates of an open round that are whole; others are as if never sent."""
-        found = {}
-        for path in sorted(self._round_folder(number).glob("*.json")):
-            weights = path.with_suffix(".safetensors")
+        whole, damaged = self.updates(number)
+        for site in damaged:
+            emit(HUB, "update_damaged", round=number, site=site)
+        return whole
+
+    def updates(self, number: int) -> tuple[dict[str, Accepted], dict[str, DamagedError]]:
+        """Read a round's updates by site: those that are whole, and what others lack."""
+        whole: dict[str, Accepted] = {}
+        damaged: dict[str, DamagedError] = {}
+        for path in sorted(self.round_folder(number).glob("*.json")):
             try:
-                accepted = _read(Accepted, path)
-                whole = weights.exists() and digest_of(weights) == accepted.digest
-            except RunError:
-                whole = False
-            if whole:
-                found[accepted.report.site] = accepted
-            else:
-                emit(HUB, "update_damaged", round=number, site=path.stem)
-        return found
+                accepted: Accepted = self.unseal(Accepted, path)
+                check_digest(path.with_suffix(".safetensors"), accepted.digest)
+                whole[accepted.report.site] = accepted
+            except DamagedError as error:
+                damaged[path.stem] = error
+        return whole, damaged
 
     def update_file(self, number: int, site: str) -> Path:
         """Return the weights file of an accepted update."""
-        return self._round_folder(number) / f"{site}.safetensors"
+        return self.round_folder(number) / f"{site}.safetensors"
 
     def close(self, closed: ClosedRound) -> None:
         """Close a round whose weights are on disk, and let go of what it no longer needs."""
-        write_json(self._journal / f"round-{closed.number:04d}.json", asdict(closed))
+        self.seal(self.round_record(closed.number), asdict(closed))
         self.tidy(closed.number)
 
     def tidy(self, number: int) -> None:
@@ -216,40 +279,79 @@ class Journal:
 
         The one before is kept: it is scored, and may prove the best, only in the round after.
         """
-        for folder in self._journal.glob("round-[0-9]*/"):
-            if int(folder.name.removeprefix("round-")) <= number:
-                shutil.rmtree(folder)
-        for path in self._models.glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) < number - 1:
-                path.unlink()
+        for begun in self.begun():
+            if begun <= number:
+                shutil.rmtree(self.round_folder(begun))
+        for folded in self.folded():
+            if folded < number - 1:
+                self.model(folded).unlink()
 
     def keep_best(self, number: int) -> None:
         """Copy a round's weights to the best, whole or not at all."""
-        with self.model(number).open("rb") as source, writing(self.best_model) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        _copy(self.model(number), self.best_model)
+
+    def bring_back(self, number: int) -> None:
+        """Copy the best weights to those of the round that they are of."""
+        _copy(self.best_model, self.model(number))
+
+    def set_aside(self, paths: Sequence[Path]) -> None:
+        """Move files and folders that must not count any more to a place of their own."""
+        above = self.folder / "damaged"
+        number = 1 + max((int(p.name) for p in above.glob("[0-9]*")), default=0)
+        for path in paths:
+            moved = above / f"{number:04d}" / self.place(path)
+            try:
+                moved.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(moved)
+                sync_folder(path.parent)
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be moved: {error.strerror}") from error
 
     def write(self, name: str, value: Any) -> None:
         """Write one of the journal's single records (a dataclass or plain JSON)."""
         plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
-        write_json(self._journal / f"{name}.json", plain)
+        self.seal(self.record(name), plain)
 
     def read(self, name: str, kind: Any) -> Any:
-        """Read one of the single records, or None where there is none yet."""
-        path = self._journal / f"{name}.json"
-        return _read(kind, path) if path.exists() else None
+        """Read one of the single records, or None where there is none yet.
 
-    def _round_folder(self, number: int) -> Path:
+        Raises:
+            DamagedError: If it is damaged.
+        """
+        path = self.record(name)
+        return self.unseal(kind, path) if path.exists() else None
+
+    def round_folder(self, number: int) -> Path:
+        """Return the folder of a round's updates."""
         return self._journal / f"round-{number:04d}"
 
+    def seal(self, path: Path, plain: Any) -> None:
+        """Write a record of this run into its folder, with its checksum."""
+        write_sealed(path, plain, file=self.place(path), run=self.run)
 
-def _read(kind: Any, path: Path) -> Any:
-    try:
-        value, problems = as_typed(kind, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-    if value is None:
-        raise RunError(f"{path}: is damaged: {problems[0]}")
-    return value
+    def unseal(self, kind: Any, path: Path) -> Any:
+        """Read what :meth:`seal` wrote.
+
+        Raises:
+            DamagedError: If it is not what was written there, or is missing.
+            RunError: If it is, but by a release that has another form of it.
+        """
+        plain = read_sealed(path, file=self.place(path), run=self.run)
+        value, problems = as_typed(kind, plain)
+        if value is None:  # it is what was written, so this is no damage
+            what = f"does not have the form of this release: {problems[0][1]}"
+            raise RunError(f"{path}: {what}; go on with the release that wrote it")
+        return value
+
+
+def _numbers(paths: Iterable[Path]) -> list[int]:
+    found = (re.fullmatch(r"round-(\d{4,})", path.stem) for path in paths)
+    return sorted({int(match[1]) for match in found if match})
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as file, writing(target) as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
 
 
 @contextmanager

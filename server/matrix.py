@@ -7,7 +7,6 @@ study whose norms stay local cannot be scored elsewhere, since those never leave
 site's figures are in ``final.json``.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +17,8 @@ from flwr.serverapp import Grid
 from common import protocol
 from common.errors import IncompatibleWeightsError, RunError, UpdateRefusedError
 from common.events import HUB, emit
-from common.files import write_json
 from common.messages import EvaluateJob, Evaluation, Pooled, SharedModel, ShareJob
 from common.parameters import Table, check_weights, is_used_by, save_weights
-from common.study.typed import as_typed
 from common.tensors import read_tensors
 from server.journal import Journal
 from server.sites import Sites, arrays_of, value_of
@@ -51,7 +48,7 @@ def evaluate_everywhere(grid: Grid, strategy: "RoundStrategy") -> None:
     for name in names:
         if not (folder / f"{name}.json").exists():
             scores = _score(grid, sites, journal, pooled, name)
-            write_json(folder / f"{name}.json", scores)
+            journal.seal(folder / f"{name}.json", scores)
             emit(HUB, "model_scored", model=name, sites=sorted(scores))
 
 
@@ -59,19 +56,10 @@ def read_matrix(run: Path) -> dict[str, dict[str, Evaluation]]:
     """Return the evaluations of a run's matrix by model and site; empty before there is one.
 
     Raises:
-        RunError: If a file is damaged.
+        DamagedError: If a file is damaged.
     """
-    found: dict[str, dict[str, Evaluation]] = {}
-    for path in sorted((run / MATRIX).glob("*.json")):
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path}: is not JSON: {error}") from error
-        value, problems = as_typed(dict[str, Evaluation], plain)
-        if value is None:
-            raise RunError(f"{path}: is damaged: {problems[0]}")
-        found[path.stem] = value
-    return found
+    journal, paths = Journal(run), sorted((run / MATRIX).glob("*.json"))
+    return {path.stem: journal.unseal(dict[str, Evaluation], path) for path in paths}
 
 
 def _collect(grid: Grid, sites: Sites, journal: Journal, folder: Path) -> None:

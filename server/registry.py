@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS site (
   certificate_ends REAL NOT NULL DEFAULT 0, renewal_pem TEXT NOT NULL DEFAULT '',
   node_id TEXT NOT NULL DEFAULT '', version TEXT NOT NULL DEFAULT '',
   seen REAL NOT NULL DEFAULT 0, ready INTEGER NOT NULL DEFAULT 0,
-  reason TEXT NOT NULL DEFAULT '', clock_offset REAL NOT NULL DEFAULT 0);
+  reason TEXT NOT NULL DEFAULT '', clock_offset REAL NOT NULL DEFAULT 0,
+  doubled REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS study (
   hash TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, offered REAL NOT NULL,
   round_bytes INTEGER NOT NULL, note TEXT NOT NULL DEFAULT '', open INTEGER NOT NULL DEFAULT 1);
@@ -56,8 +57,10 @@ CREATE TABLE IF NOT EXISTS run (
   wanted TEXT NOT NULL, flower_run TEXT NOT NULL DEFAULT '', created REAL NOT NULL,
   sentence TEXT NOT NULL DEFAULT '', round INTEGER NOT NULL DEFAULT 0,
   attempts INTEGER NOT NULL DEFAULT 0);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+# what a register that an older fedseg made still needs, by the version that it then has
+UPGRADES = {2: "ALTER TABLE site ADD COLUMN doubled REAL NOT NULL DEFAULT 0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class SiteRow:
         ready: Whether it can work.
         reason: Why not.
         clock_offset: Its clock minus the hub's, seconds.
+        doubled: When two machines last reported as this site; 0 if never.
     """
 
     name: str
@@ -106,6 +110,7 @@ class SiteRow:
     ready: int
     reason: str
     clock_offset: float
+    doubled: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +211,7 @@ class Registry:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             try:
+                _upgrade(db)
                 with db:
                     yield db
             finally:
@@ -302,6 +308,23 @@ class Registry:
                 phase=row.phase, done=row.done, total=row.total, bytes_in=row.bytes_in,
                 bytes_out=row.bytes_out, moved=row.moved,
             )  # fmt: skip
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring a register that an older fedseg made up to date; an empty one is left to create."""
+    if not 0 < _version(db) < max(UPGRADES):
+        return
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        held = _version(db)  # another process may have been faster
+        for version, change in UPGRADES.items():
+            if version > held:
+                db.execute(change)
+                db.execute(f"PRAGMA user_version = {version}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def now() -> float:

@@ -4,6 +4,7 @@ In a simulation everybody who is there; at a hub the sites whose people approved
 under the names that their certificates carry.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, final
@@ -11,6 +12,9 @@ from typing import Protocol, final
 from flwr.serverapp import Grid
 
 from server.registry import ProgressRow, Registry
+
+STARTING_SECONDS = 15.0  # until a site that says it is ready must be connected
+LOOK_SECONDS = 0.25
 
 
 class Roster(Protocol):
@@ -57,15 +61,28 @@ class ApprovedSites:
 
     def __init__(self, registry: Registry, run: str, hash_: str) -> None:
         self._registry, self._run, self._hash = registry, run, hash_
+        self._away: set[int] = set()
 
     def nodes(self, grid: Grid) -> Mapping[int, str | None]:
-        """Return the nodes of sites that approved, are ready and are connected."""
-        connected = set(grid.get_node_ids())
-        return {
-            int(site.node_id): site.name
-            for site in self._registry.there(self._hash)
-            if site.node_id and int(site.node_id) in connected
-        }
+        """Return the nodes of sites that approved, are ready and are connected.
+
+        A site that is ready but not connected is probably being started: it is waited for, once
+        each time that it is away, or a short round would miss it.
+        """
+        until = time.monotonic() + STARTING_SECONDS
+        while True:
+            ready = self._ready()
+            connected = set(grid.get_node_ids())
+            away = ready.keys() - connected
+            if not away - self._away or time.monotonic() > until:
+                break
+            time.sleep(LOOK_SECONDS)
+        self._away = set(away)
+        return {node: name for node, name in ready.items() if node in connected}
+
+    def _ready(self) -> dict[int, str | None]:
+        there = self._registry.there(self._hash)
+        return {int(site.node_id): site.name for site in there if site.node_id}
 
     def progress(self, site: str) -> ProgressRow | None:
         """Return how far a site said it is."""

@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, RunError
-from common.files import write_json
+from common.errors import DamagedError, InputError, RunError
+from common.sealed import MISSING, read_sealed, write_sealed
 from common.study.load import parse_study
 from common.study.study import Study, study_hash
 from common.study.typed import as_typed
+
+RUN = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class RunInfo:
         hash: SHA-256 of its canonical JSON.
         created: Time, ISO 8601, UTC.
         versions: Of fedseg and the libraries that made the initial weights.
+        initial: SHA-256 of the file of the initial weights.
         sites: Profiles of a simulation, as given; empty elsewhere.
     """
 
@@ -30,6 +33,7 @@ class RunInfo:
     hash: str
     created: str
     versions: dict[str, str]
+    initial: str
     sites: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -40,7 +44,7 @@ class RunInfo:
 
 def write_run(folder: Path, info: RunInfo) -> None:
     """Write ``run.json``, whole or not at all."""
-    write_json(folder / "run.json", asdict(info))
+    write_sealed(folder / RUN, asdict(info), file=RUN, run=info.run)
 
 
 def read_run(folder: Path) -> RunInfo:
@@ -48,19 +52,35 @@ def read_run(folder: Path) -> RunInfo:
 
     Raises:
         InputError: If the folder is no run.
-        RunError: If the file was changed: its study no longer has its hash.
+        DamagedError: If the file is not what was written when the run was made.
+        RunError: If it cannot be used: another release wrote it, or its study no longer has
+            its hash.
     """
-    path = folder / "run.json"
+    path = folder / RUN
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder}: is not a run; it has no readable run.json") from error
-    try:
-        info, problems = as_typed(RunInfo, json.loads(text))
-    except ValueError as error:
-        raise RunError(f"{path}: is not valid JSON: {error}") from error
+        plain = read_sealed(path, file=RUN, run=None)
+    except DamagedError as error:
+        if error.what != MISSING:
+            raise
+        what = "is not a run; it has no readable run.json"
+        raise InputError(f"{folder}: {what}") from error
+    info, problems = as_typed(RunInfo, plain)
     if info is None:
-        raise RunError(f"{path}: {problems[0][1]}")
+        raise RunError(f"{path}: {problems[0][1]}; go on with the release that wrote it")
     if study_hash(info.typed_study) != info.hash:
         raise RunError(f"{path}: the study was changed after the run began; start a new run")
     return info
+
+
+def run_of(folder: Path) -> str:
+    """Return the identifier of the run whose folder this is; empty if it is none.
+
+    Raises:
+        DamagedError: If its ``run.json`` is not what was written when the run was made.
+    """
+    try:
+        return str(read_sealed(folder / RUN, file=RUN, run=None)["run"])
+    except DamagedError as error:
+        if error.what != MISSING:
+            raise
+        return ""

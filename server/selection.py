@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from common.messages import Evaluation, Score
+from common.tensors import digest_of
 from server.journal import Best, Chosen, ClosedRound, Journal
 
 
@@ -43,21 +44,47 @@ def choose(
         last: Validation of the last round's weights, once all rounds are closed.
 
     Returns:
-        The best round; of equals the earliest; without any validation the last.
+        The best round of those whose weights are there, which are all that could be the best
+        unless files were lost; of equals the earliest; without any validation the last.
     """
-    history = {c.number - 1: m for c in rounds if (m := metric_of(c)) is not None}
-    if last is not None:
-        metric = mean_metric([e.federated for e in last.values()])
-        if metric is not None:
-            history[len(rounds)] = metric
-    if not history:
+    kept = journal.read("best", Chosen) or Chosen()
+    history = history_of(rounds, last, kept)
+    held = {r for r in history if journal.model(r).exists()}
+    held |= {kept.best.round} if kept.best else set()
+    best = best_in({r: m for r, m in history.items() if r in held})
+    if best is None:
         if last is not None:
             journal.keep_best(len(rounds))
         return Best(round=len(rounds), value=0.0)
-    number = min(history, key=lambda r: (-history[r], r))
-    best = Best(round=number, value=history[number])
-    kept = journal.read("best", Chosen)
-    if kept is None or kept.best != best:
-        journal.keep_best(number)
-    journal.write("best", Chosen(best=best, history={str(r): m for r, m in history.items()}))
+    digest = kept.digest
+    if kept.best != best:
+        journal.keep_best(best.round)
+        digest = digest_of(journal.best_model)
+    plain = {str(r): m for r, m in history.items()}
+    journal.write("best", Chosen(best=best, history=plain, digest=digest))
     return best
+
+
+def history_of(
+    rounds: Sequence[ClosedRound], last: Mapping[str, Evaluation] | None, kept: Chosen
+) -> dict[int, float]:
+    """Return the metric of each round's weights.
+
+    Args:
+        rounds: All closed rounds.
+        last: Validation of the last round's weights, once all rounds are closed.
+        kept: What was chosen before; it alone still knows what a lost record said.
+    """
+    lost = {str(c.number - 1) for c in rounds if c.lost}
+    history = {int(r): m for r, m in kept.history.items() if r in lost}
+    history |= {c.number - 1: m for c in rounds if (m := metric_of(c)) is not None}
+    metric = mean_metric([e.federated for e in (last or {}).values()])
+    return history if metric is None else {**history, len(rounds): metric}
+
+
+def best_in(history: Mapping[int, float]) -> Best | None:
+    """Return the round with the highest metric, of equals the earliest; None of none."""
+    if not history:
+        return None
+    number = min(history, key=lambda r: (-history[r], r))
+    return Best(round=number, value=history[number])

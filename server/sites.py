@@ -20,6 +20,7 @@ from server.admission import check_evaluation
 from server.conversation import Heard, answers
 from server.deadlines import Deadlines
 from server.enrolment import check_enrolment
+from server.pulling import Pulls
 from server.roster import Roster
 
 # never Flower's own text: it quotes what a site's process raised
@@ -77,6 +78,7 @@ class Sites:
         self._nodes: dict[str, int] = {}
         self._given_up: dict[str, int] = {}
         self._refused_at: dict[int, float] = {}
+        self._pulls: Pulls | None = None
 
     def context(self, number: int) -> Context:
         """Return what every job of a round says first."""
@@ -185,9 +187,12 @@ class Sites:
         def overdue(node: int, seconds: float) -> bool:
             return self.deadlines.overdue(name_of(node) or "", seconds)
 
+        deployed = self.roster.changes  # a simulated site works while it is asked
+        if deployed and self._pulls is None:
+            self._pulls = Pulls(grid)
         return answers(
             grid, questions, wait_seconds=self.study.federation.answer_seconds,
-            overdue=overdue if self.roster.changes else None, given_up=self._given_up,
+            overdue=overdue if deployed else None, given_up=self._given_up, pulls=self._pulls,
         )  # fmt: skip
 
     def values(

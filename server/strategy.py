@@ -23,10 +23,11 @@ from common.study.study import Study
 from common.tensors import TensorFile, digest_of
 from server.accounting import accounting_problem, repeated
 from server.admission import Asked, change_norm, check_update, outliers
+from server.direction import against_the_others
 from server.enrolment import check_quorum, pool, pool_affinities
 from server.finish import finish
 from server.folding import Contribution, fold
-from server.journal import Accepted, ClosedRound, Journal
+from server.journal import Accepted, ClosedRound, Enrolled, Journal
 from server.roster import Everybody, Roster
 from server.selection import choose, metric_of, site_metric
 from server.sites import LATE, NOT_THERE, Answer, Sites, arrays_of, value_of
@@ -74,7 +75,6 @@ class RoundStrategy(Strategy):
         """
         self._rounds = self.journal.closed_rounds()
         if self._rounds:
-            self.journal.check_model(self._rounds[-1])
             self.journal.tidy(len(self._rounds))
             scored = self.journal.read("last", dict[str, Evaluation])
             choose(self.journal, self._rounds, scored)
@@ -99,9 +99,10 @@ class RoundStrategy(Strategy):
         modalities = sites.modalities(sites.enrolments)
         check_quorum(modalities, self.study, "enrolment", sites.refused)
         held: Pooled | None = self.journal.read("pooled", Pooled)
-        if held is None:
+        if held is None or self.journal.read("enrolment", Enrolled) is None:
             told = {site: asdict(e) for site, e in sites.enrolments.items()}
             self.journal.write("enrolment", {"sites": told, "refused": sites.refused})
+        if held is None:
             held = pool(sites.enrolments.values(), self.study)
             self.journal.write("pooled", held)
         self._pooled = held
@@ -178,7 +179,7 @@ class RoundStrategy(Strategy):
         closed = ClosedRound(
             number=number, accepted=tuple(held[s] for s in sorted(held)), refused=refused,
             digest=digest, seconds=ended - started, fold_seconds=ended - folding,
-            gap_seconds=started - last_ended, marks=self._marks(held),
+            gap_seconds=started - last_ended, marks=self._marks(number, held),
         )  # fmt: skip
         self.journal.close(closed)
         self._rounds.append(closed)
@@ -188,17 +189,29 @@ class RoundStrategy(Strategy):
         )  # fmt: skip
         return ended
 
-    def _marks(self, held: Mapping[str, Accepted]) -> dict[str, str]:
+    def _marks(self, number: int, held: Mapping[str, Accepted]) -> dict[str, str]:
         marks = {}
         for site, accepted in sorted(held.items()):
             problem = accounting_problem(accepted.report, self.sites.enrolments[site])
             if problem:
                 marks[site] = problem
                 emit(HUB, "accounting_wrong", site=site, reason=problem)
-        for site, problem in repeated(held, self._rounds[-1:]).items():
+        odd = [repeated(held, self._rounds[-1:]), self._against(number, held)]
+        for site, problem in (item for found in odd for item in found.items()):
             marks[site] = "; ".join(filter(None, [marks.get(site), problem]))
             emit(HUB, "update_flagged", site=site, reason=problem)
         return marks
+
+    def _against(self, number: int, held: Mapping[str, Accepted]) -> dict[str, str]:
+        files = {site: self.journal.update_file(number, site) for site in held}
+        modalities = {site: tuple(accepted.report.cases) for site, accepted in held.items()}
+        found = against_the_others(
+            files, modalities, self.sites.table, self.journal.model(number - 1)
+        )
+        return {
+            site: f"its change goes against the others' (cosine {cosine:.2f})"
+            for site, cosine in found.items()
+        }
 
     def _train_messages(self, number: int, sites: Iterable[str]) -> dict[str, Message]:
         last = self._rounds[-1].accepted if self._rounds else ()

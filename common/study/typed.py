@@ -24,6 +24,7 @@ KeyPath = tuple[str | int, ...]
 
 LARGEST_FILE_BYTES = 1_000_000
 LARGEST_DEPTH = 20
+LARGEST_COUNT = 5_000  # values in a file; a study of a hundred labels has a few hundred
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,13 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
     """Turn YAML text into plain values and the line of each; see :func:`read_yaml`."""
-    depth = 0
+    depth = values = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            values += isinstance(event, yaml.ScalarEvent)
+            if values > LARGEST_COUNT:
+                where = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+                raise InputError(f"{name}{where}: more than {LARGEST_COUNT} values in one file")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > LARGEST_DEPTH + 1:  # before it costs the time or the stack

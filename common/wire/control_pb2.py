@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63ommon/wire/control.proto\x12\tfedseg.v1\"v\n\x0bJoinRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x13\n\x0brequest_pem\x18\x03 \x01(\t\x12\x10\n\x08node_key\x18\x04 \x01(\t\x12\x11\n\taudit_key\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\"W\n\tJoinReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t\x12\x10\n\x08root_pem\x18\x03 \x01(\t\x12\x10\n\x08sentence\x18\x04 \x01(\t\"\x10\n\x0eStudiesRequest\"X\n\x05Offer\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12\r\n\x05study\x18\x02 \x01(\t\x12\x0f\n\x07offered\x18\x03 \x01(\x01\x12\x13\n\x0bround_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04note\x18\x05 \x01(\t\"0\n\x0cStudiesReply\x12 \n\x06offers\x18\x01 \x03(\x0b\x32\x10.fedseg.v1.Offer\"@\n\rDecideRequest\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65\x63ided\x18\x03 \x01(\x01\"\r\n\x0b\x44\x65\x63ideReply\"w\n\x08Progress\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x06 \x01(\x03\x12\x11\n\tbytes_out\x18\x07 \x01(\x03\"u\n\rReportRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12%\n\x08progress\x18\x04 \x03(\x0b\x32\x13.fedseg.v1.Progress\x12\r\n\x05\x63lock\x18\x05 \x01(\x01\">\n\x0bReportReply\x12\r\n\x05\x63lock\x18\x01 \x01(\x01\x12\r\n\x05renew\x18\x02 \x01(\x08\x12\x11\n\tsentences\x18\x03 \x03(\t\"\r\n\x0bRunsRequest\"\x84\x01\n\nRunSummary\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\x05\x12\x0e\n\x06rounds\x18\x06 \x01(\x05\x12\r\n\x05\x66iles\x18\x07 \x03(\t\x12\x10\n\x08sentence\x18\x08 \x01(\t\"0\n\tRunsReply\x12#\n\x04runs\x18\x01 \x03(\x0b\x32\x15.fedseg.v1.RunSummary\")\n\x0c\x46\x65tchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"#\n\x0cRenewRequest\x12\x13\n\x0brequest_pem\x18\x01 \x01(\t\"4\n\nRenewReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t2A\n\tEnrolment\x12\x34\n\x04Join\x12\x16.fedseg.v1.JoinRequest\x1a\x14.fedseg.v1.JoinReply2\xe5\x02\n\x07\x43ontrol\x12=\n\x07Studies\x12\x19.fedseg.v1.StudiesRequest\x1a\x17.fedseg.v1.StudiesReply\x12:\n\x06\x44\x65\x63ide\x12\x18.fedseg.v1.DecideRequest\x1a\x16.fedseg.v1.DecideReply\x12:\n\x06Report\x12\x18.fedseg.v1.ReportRequest\x1a\x16.fedseg.v1.ReportReply\x12\x34\n\x04Runs\x12\x16.fedseg.v1.RunsRequest\x1a\x14.fedseg.v1.RunsReply\x12\x34\n\x05\x46\x65tch\x12\x17.fedseg.v1.FetchRequest\x1a\x10.fedseg.v1.Chunk0\x01\x12\x37\n\x05Renew\x12\x17.fedseg.v1.RenewRequest\x1a\x15.fedseg.v1.RenewReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63ommon/wire/control.proto\x12\tfedseg.v1\"v\n\x0bJoinRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x13\n\x0brequest_pem\x18\x03 \x01(\t\x12\x10\n\x08node_key\x18\x04 \x01(\t\x12\x11\n\taudit_key\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\"W\n\tJoinReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t\x12\x10\n\x08root_pem\x18\x03 \x01(\t\x12\x10\n\x08sentence\x18\x04 \x01(\t\"\x10\n\x0eStudiesRequest\"X\n\x05Offer\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12\r\n\x05study\x18\x02 \x01(\t\x12\x0f\n\x07offered\x18\x03 \x01(\x01\x12\x13\n\x0bround_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04note\x18\x05 \x01(\t\"0\n\x0cStudiesReply\x12 \n\x06offers\x18\x01 \x03(\x0b\x32\x10.fedseg.v1.Offer\"@\n\rDecideRequest\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65\x63ided\x18\x03 \x01(\x01\"\r\n\x0b\x44\x65\x63ideReply\"w\n\x08Progress\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x06 \x01(\x03\x12\x11\n\tbytes_out\x18\x07 \x01(\x03\"\x87\x01\n\rReportRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12%\n\x08progress\x18\x04 \x03(\x0b\x32\x13.fedseg.v1.Progress\x12\r\n\x05\x63lock\x18\x05 \x01(\x01\x12\x10\n\x08instance\x18\x06 \x01(\t\">\n\x0bReportReply\x12\r\n\x05\x63lock\x18\x01 \x01(\x01\x12\r\n\x05renew\x18\x02 \x01(\x08\x12\x11\n\tsentences\x18\x03 \x03(\t\"\r\n\x0bRunsRequest\"\x84\x01\n\nRunSummary\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\x05\x12\x0e\n\x06rounds\x18\x06 \x01(\x05\x12\r\n\x05\x66iles\x18\x07 \x03(\t\x12\x10\n\x08sentence\x18\x08 \x01(\t\"0\n\tRunsReply\x12#\n\x04runs\x18\x01 \x03(\x0b\x32\x15.fedseg.v1.RunSummary\")\n\x0c\x46\x65tchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"#\n\x0cRenewRequest\x12\x13\n\x0brequest_pem\x18\x01 \x01(\t\"4\n\nRenewReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t2A\n\tEnrolment\x12\x34\n\x04Join\x12\x16.fedseg.v1.JoinRequest\x1a\x14.fedseg.v1.JoinReply2\xe5\x02\n\x07\x43ontrol\x12=\n\x07Studies\x12\x19.fedseg.v1.StudiesRequest\x1a\x17.fedseg.v1.StudiesReply\x12:\n\x06\x44\x65\x63ide\x12\x18.fedseg.v1.DecideRequest\x1a\x16.fedseg.v1.DecideReply\x12:\n\x06Report\x12\x18.fedseg.v1.ReportRequest\x1a\x16.fedseg.v1.ReportReply\x12\x34\n\x04Runs\x12\x16.fedseg.v1.RunsRequest\x1a\x14.fedseg.v1.RunsReply\x12\x34\n\x05\x46\x65tch\x12\x17.fedseg.v1.FetchRequest\x1a\x10.fedseg.v1.Chunk0\x01\x12\x37\n\x05Renew\x12\x17.fedseg.v1.RenewRequest\x1a\x15.fedseg.v1.RenewReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,26 +47,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDEREPLY']._serialized_end=486
   _globals['_PROGRESS']._serialized_start=488
   _globals['_PROGRESS']._serialized_end=607
-  _globals['_REPORTREQUEST']._serialized_start=609
-  _globals['_REPORTREQUEST']._serialized_end=726
-  _globals['_REPORTREPLY']._serialized_start=728
-  _globals['_REPORTREPLY']._serialized_end=790
-  _globals['_RUNSREQUEST']._serialized_start=792
-  _globals['_RUNSREQUEST']._serialized_end=805
-  _globals['_RUNSUMMARY']._serialized_start=808
-  _globals['_RUNSUMMARY']._serialized_end=940
-  _globals['_RUNSREPLY']._serialized_start=942
-  _globals['_RUNSREPLY']._serialized_end=990
-  _globals['_FETCHREQUEST']._serialized_start=992
-  _globals['_FETCHREQUEST']._serialized_end=1033
-  _globals['_CHUNK']._serialized_start=1035
-  _globals['_CHUNK']._serialized_end=1056
-  _globals['_RENEWREQUEST']._serialized_start=1058
-  _globals['_RENEWREQUEST']._serialized_end=1093
-  _globals['_RENEWREPLY']._serialized_start=1095
-  _globals['_RENEWREPLY']._serialized_end=1147
-  _globals['_ENROLMENT']._serialized_start=1149
-  _globals['_ENROLMENT']._serialized_end=1214
-  _globals['_CONTROL']._serialized_start=1217
-  _globals['_CONTROL']._serialized_end=1574
+  _globals['_REPORTREQUEST']._serialized_start=610
+  _globals['_REPORTREQUEST']._serialized_end=745
+  _globals['_REPORTREPLY']._serialized_start=747
+  _globals['_REPORTREPLY']._serialized_end=809
+  _globals['_RUNSREQUEST']._serialized_start=811
+  _globals['_RUNSREQUEST']._serialized_end=824
+  _globals['_RUNSUMMARY']._serialized_start=827
+  _globals['_RUNSUMMARY']._serialized_end=959
+  _globals['_RUNSREPLY']._serialized_start=961
+  _globals['_RUNSREPLY']._serialized_end=1009
+  _globals['_FETCHREQUEST']._serialized_start=1011
+  _globals['_FETCHREQUEST']._serialized_end=1052
+  _globals['_CHUNK']._serialized_start=1054
+  _globals['_CHUNK']._serialized_end=1075
+  _globals['_RENEWREQUEST']._serialized_start=1077
+  _globals['_RENEWREQUEST']._serialized_end=1112
+  _globals['_RENEWREPLY']._serialized_start=1114
+  _globals['_RENEWREPLY']._serialized_end=1166
+  _globals['_ENROLMENT']._serialized_start=1168
+  _globals['_ENROLMENT']._serialized_end=1233
+  _globals['_CONTROL']._serialized_start=1236
+  _globals['_CONTROL']._serialized_end=1593
 # @@protoc_insertion_point(module_scope)

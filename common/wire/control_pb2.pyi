@@ -91,18 +91,20 @@ class Progress(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("version", "ready", "reason", "progress", "clock")
+    __slots__ = ("version", "ready", "reason", "progress", "clock", "instance")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     version: str
     ready: bool
     reason: str
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
     clock: float
-    def __init__(self, version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., clock: _Optional[float] = ...) -> None: ...
+    instance: str
+    def __init__(self, version: _Optional[str] = ..., ready: bool = ..., reason: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., clock: _Optional[float] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("clock", "renew", "sentences")

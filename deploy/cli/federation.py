@@ -40,12 +40,18 @@ def _sites(registry: Registry) -> Table:
             if site.certificate_ends
             else None
         )
-        ready = "yes" if site.ready else site.reason or ("no" if site.seen else "")
         table.add_row(
             site.name, site.state, site.code, _ago(site.seen),
-            ready if site.state == ADMITTED else "", f"{ends:%Y-%m-%d}" if ends else "",
+            _readiness(site) if site.state == ADMITTED else "",
+            f"{ends:%Y-%m-%d}" if ends else "",
         )  # fmt: skip
     return table
+
+
+def _readiness(site: SiteRow) -> str:
+    if time.time() - site.doubled < SEEN_SECONDS:
+        return "two machines report as this site; ask its people, revoke it if in doubt"
+    return "yes" if site.ready else site.reason or ("no" if site.seen else "")
 
 
 def _studies(registry: Registry) -> Table:

@@ -24,12 +24,12 @@ def offers_table(offers: Offers, site: SiteFolder) -> Table:
                   title=f"Studies offered to {site.settings.site}")  # fmt: skip
     consent = Consent(site.path / "consent")
     for offer in offers.all():
-        study = offer.study
+        study, standing = offer.study, consent.standing(offer.hash)
         table.add_row(
             offer.hash[:SHORT], study.name, ", ".join(study.label_names),
             ", ".join(study.modalities), str(study.federation.rounds),
-            f"{offer.round_bytes / MIB:.2f} MiB at most", consent.standing(offer.hash).state,
-            offer.note,
+            f"{offer.round_bytes / MIB:.2f} MiB at most", standing.state,
+            " ".join(filter(None, [standing.note, offer.note])),
         )  # fmt: skip
     return table
 
@@ -67,7 +67,7 @@ def offer_in_words(offer: Offer, site: SiteFolder) -> str:
     else:
         lines.append("This site's profile fits the study.")
     standing = Consent(site.path / "consent").standing(offer.hash)
-    lines.append(f"Decision here: {standing.state}.")
+    lines.append(f"Decision here: {standing.state}. {standing.note}".rstrip())
     return "\n".join(lines)
 
 
@@ -94,6 +94,8 @@ def site_status(site: SiteFolder) -> Table:
         told = json.loads((site.path / "run" / "agent.json").read_text(encoding="utf-8"))
         age = time.time() - float(told["time"])
         table.add_row("hub", f"{told['hub']} ({age:.0f} s ago)")
+        for sentence in told.get("sentences", ()):
+            table.add_row("the hub says", str(sentence))
         worker = told.get("worker", {})
         if worker.get("run"):
             done = f"{worker['phase']} {worker['done']} of {worker['total']}"

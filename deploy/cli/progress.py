@@ -104,6 +104,9 @@ class Progress(logging.Handler):
     def _on_site_refused(self, fields: dict[str, Any]) -> None:
         self._say(f"  node {fields['node']} refused: {fields['reason']}")
 
+    def _on_journal_damaged(self, fields: dict[str, Any]) -> None:
+        self._say(f"  {fields['file']}: {fields['reason']}; {fields['then']}")
+
     def _on_round_started(self, fields: dict[str, Any]) -> None:
         self._state.round = int(fields["round"])
         self._state.phase = "training"

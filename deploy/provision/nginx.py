@@ -6,7 +6,8 @@ in one folder::
 
     nginx.conf      from the template
     bind.map        which Flower node key belongs to which site
-    logs/, temp/, nginx.pid
+    logs/           access.log, a JSON object a line, and error.log; the older ones are numbered
+    temp/, nginx.pid
 """
 
 import os
@@ -29,6 +30,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 CONFIGURATION = "nginx.conf"
 BINDINGS = "bind.map"
 PID = "nginx.pid"
+LOGS, ACCESS_LOG = "logs", "access.log"
+LARGEST_LOG_BYTES, OLD_LOGS_KEPT = 20_000_000, 3
 LONGEST_SOCKET_PATH = 107
 SBIN = ("/usr/sbin", "/usr/local/sbin")  # not in everybody's PATH
 _PLAIN_PATH = re.compile(r"/[\w/.,@+=~-]*")
@@ -117,7 +120,7 @@ def write_configuration(settings: NginxSettings) -> None:
     """
     folder = settings.folder
     try:
-        for name in ("logs", "temp"):
+        for name in (LOGS, "temp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
@@ -147,7 +150,7 @@ def command(folder: Path) -> list[str]:
     Raises:
         RunError: If nginx is not installed.
     """
-    log = str(folder / "logs" / "error.log")
+    log = str(folder / LOGS / "error.log")
     return [*_nginx(folder), "-e", log, "-g", "daemon off;"]
 
 
@@ -169,9 +172,44 @@ def reload(folder: Path) -> None:
         RunError: If the configuration is broken or nginx does not run.
     """
     check(folder)
-    if not (folder / PID).read_text(encoding="ascii").strip():  # the test has made an empty one
+    if not is_up(folder):
         raise RunError(f"{folder}: nginx does not run; start the hub")
     _run([*_nginx(folder), "-e", "stderr", "-s", "reload"])
+
+
+def is_up(folder: Path) -> bool:
+    """Whether nginx has written down its process; a mere test leaves an empty file."""
+    try:
+        return bool((folder / PID).read_text(encoding="ascii").strip())
+    except OSError:
+        return False
+
+
+def rotate_logs(folder: Path) -> None:
+    """Put logs that have grown large aside, and let nginx begin new ones.
+
+    Raises:
+        RunError: If a log cannot be renamed, or nginx does not take the signal; called again,
+            this mends what is half done.
+    """
+    if not is_up(folder):
+        return
+    logs = [folder / LOGS / name for name in (ACCESS_LOG, "error.log")]
+    try:
+        full = [log for log in logs if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES]
+        for log in full:
+            _shift(log)
+    except OSError as error:
+        raise RunError(f"{error.filename}: cannot be put aside: {error.strerror}") from error
+    if not all(log.exists() for log in logs):
+        _run([*_nginx(folder), "-e", "stderr", "-s", "reopen"])
+
+
+def _shift(log: Path) -> None:
+    names = [log, *(log.with_name(f"{log.name}.{n}") for n in range(1, OLD_LOGS_KEPT + 1))]
+    for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
+        if newer.exists():
+            newer.replace(older)
 
 
 def _binding(site: str, node_header: str) -> str:

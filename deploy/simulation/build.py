@@ -11,6 +11,7 @@ from common.errors import InputError
 from common.files import write_text
 from common.parameters import save_weights
 from common.study.study import Study, as_plain, study_hash
+from common.tensors import digest_of
 from server.run import RunInfo, write_run
 
 VERSIONS_OF = ("fedseg", "flwr", "torch", "monai", "numpy", "nibabel", "safetensors")
@@ -55,6 +56,7 @@ def build_run(study: Study, folder: Path, sites: Mapping[str, str]) -> RunInfo:
         study=as_plain(study),
         hash=hash_,
         created=now.isoformat(timespec="seconds"),
+        initial=digest_of(folder / "initial.safetensors"),
         sites=dict(sites),
         versions={name: version(name) for name in VERSIONS_OF}
         | {"python": platform.python_version()},

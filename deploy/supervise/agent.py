@@ -6,6 +6,7 @@ what it knows of the work is what the worker's status says.
 """
 
 import logging
+import secrets
 import signal
 import sys
 import threading
@@ -91,6 +92,7 @@ class Agent:
         self._sentences: list[str] = []
         self._trouble = ""
         self._signer = SiteSigner(site.path, site.keys.audit_key)
+        self._instance = secrets.token_hex(8)
 
     def look(self) -> float:
         """Do what is due; return the seconds to wait before the next look."""
@@ -136,6 +138,7 @@ class Agent:
             pb.ReportRequest(
                 version=version("fedseg"), ready=status is not None and status.ready,
                 reason=reason, progress=list(self._progress.values()), clock=time.time(),
+                instance=self._instance,
             )
         )  # fmt: skip
         if list(reply.sentences) != self._sentences:

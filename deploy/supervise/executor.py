@@ -16,7 +16,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from common.patience import look_again_after
+
 CHECKED_FLOWER = "1.41."
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.05, 0.5  # for a job that the node still receives
 NURSERY = "--nursery"
 
 
@@ -72,8 +75,10 @@ def _executor(nursery: socket.socket) -> Any:
 
 def _fork_forever(orders: socket.socket) -> None:
     """Import Flower once, fork a messenger for each order, end when the other side does."""
+    import httpcore  # noqa: F401 - httpx loads it with its first connection
     from flwr.supernode.cli import flwr_clientapp
 
+    look_again_after(FIRST_LOOK_SECONDS, LOOK_SECONDS)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the dead
     with orders, orders.makefile("rb") as lines:
         for line in lines:

@@ -102,7 +102,8 @@ HUB_RULES = (
     Rule("nginx/bind.map", "registrar:proxy", files=0o640),
     Rule("nginx/nginx.pid", "proxy:proxy"),
     Rule("nginx/in-force", "proxy:proxy", files=0o644),
-    Rule("nginx/logs/", "proxy:proxy"),
+    # the registrar tells whose key was refused
+    Rule("nginx/logs/", "proxy:registrar", 0o2750, 0o640),
     Rule("nginx/temp/", "proxy:proxy"),
     # the SuperLink's database beside the app that the registrar writes
     Rule("flower", "superlink:registrar", 0o771),

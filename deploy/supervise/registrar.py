@@ -1,7 +1,11 @@
 """``python -m deploy.supervise.registrar HUB``: does what the coordinator wants, by itself.
 
 It alone opens the authorities' keys. It gives admitted sites their certificates and renews
-them, cuts revoked sites off, keeps the revocation list fresh, and starts and stops runs.
+them, cuts revoked sites off, keeps the revocation list fresh and the proxy's logs short, tells
+whose node key was refused, and starts and stops runs.
+
+Sites and runs are looked after side by side: Flower's commands for a run take seconds, and a
+site that is revoked must not be let in for so long.
 """
 
 import logging
@@ -11,6 +15,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import final
@@ -19,14 +25,15 @@ from common.audit import AuditLog, signing_key
 from common.errors import FedsegError
 from common.events import HUB, JsonLines, emit
 from deploy.provision.authority import Authorities
-from deploy.provision.nginx import reload, write_bindings
+from deploy.provision.nginx import ACCESS_LOG, LOGS, reload, rotate_logs, write_bindings
 from deploy.provision.public_keys import node_header_of
 from deploy.supervise.hub_folder import HubFolder
+from deploy.supervise.refusals import Refusals
 from deploy.supervise.runs import RunDesk
 from server.auditing import audit, audit_file
 from server.registry import ADMITTED, REVOKED, REVOKING, WANTED, RunRow, SiteRow
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 LIST_DAYS_LEFT = 10
 DAY_SECONDS = 86_400.0
 SERVER_DAYS_LEFT = 60
@@ -45,15 +52,15 @@ class Registrar:
         self, hub: HubFolder, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._hub, self._clock = hub, clock
-        self._registry = hub.registry
+        self._registry, self._flower = hub.registry, hub.flower
         self._authorities = Authorities.open(hub.pki)
 
     def look(self) -> None:
         """Do what is to be done now."""
-        for site in self._registry.rows(SiteRow, state=WANTED):
-            self._admit(site)
         for site in self._registry.rows(SiteRow, state=REVOKING):
             self._revoke(site)
+        for site in self._registry.rows(SiteRow, state=WANTED):
+            self._admit(site)
         for site in self._registry.rows(SiteRow, state=ADMITTED):
             if site.renewal_pem:
                 self._renew(site)
@@ -76,6 +83,10 @@ class Registrar:
             reload(self._hub.nginx)
             emit(HUB, "server_certificate_renewed")
 
+    def keep_logs(self) -> None:
+        """Put the proxy's logs aside when they have grown large."""
+        rotate_logs(self._hub.nginx)
+
     def _admit(self, site: SiteRow) -> None:
         """Give a site its node, its binding and, last of all, its certificate."""
         if not site.node_id:  # noted at once: Flower registers a key only once
@@ -97,7 +108,7 @@ class Registrar:
         with tempfile.TemporaryDirectory() as held:
             key = Path(held) / "node.pub"
             key.write_text(site.node_key, encoding="ascii")
-            return self._hub.flower.register(key, site.name)
+            return self._flower.register(key, site.name)
 
     def _renew(self, site: SiteRow) -> None:
         issued = self._authorities.issue_site(
@@ -120,7 +131,7 @@ class Registrar:
         self._bind()
         if site.node_id:
             try:
-                self._hub.flower.unregister(site.node_id)
+                self._flower.unregister(site.node_id)
             except FedsegError as error:  # it may be gone already
                 emit(HUB, "unregister_failed", site=site.name, reason=str(error))
         self._registry.change(SiteRow, {"name": site.name}, state=REVOKED, node_id="")
@@ -171,6 +182,22 @@ def run_forever(duties: Sequence[Callable[[], None]], stop: threading.Event) -> 
                     emit(HUB, "registrar_failed", duty=name, reason=str(error))
 
 
+def side_by_side(
+    first: Sequence[Callable[[], None]],
+    second: Sequence[Callable[[], None]],
+    stop: threading.Event,
+) -> None:
+    """Do two sets of duties in a thread each; where one of the two breaks, both end."""
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run_forever, second, stop)
+        other.add_done_callback(lambda _: stop.set())
+        try:
+            run_forever(first, stop)
+        finally:
+            stop.set()
+    other.result()
+
+
 def main() -> None:
     """Work until told to end."""
     try:
@@ -184,7 +211,12 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run_forever([registrar.look, RunDesk(hub).look, Signer(hub).look], stop)
+    with closing(Refusals(hub.nginx / LOGS / ACCESS_LOG, hub.registry)) as refusals:
+        side_by_side(
+            [registrar.look, registrar.keep_logs, refusals.look],
+            [RunDesk(hub).look, Signer(hub).look],
+            stop,
+        )
 
 
 if __name__ == "__main__":

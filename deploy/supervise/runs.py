@@ -3,14 +3,16 @@
 import fcntl
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from common.errors import RunError
+from common.errors import RunError, StorageError
 from common.events import HUB, emit
 from deploy.supervise.bundle import write_app
 from deploy.supervise.flower import FlowerRun
 from deploy.supervise.hub_folder import HubFolder
+from deploy.supervise.storage import check_writable, sentence_of
 from server.matrix import MATRIX
 from server.registry import (
     FAILED,
@@ -25,8 +27,27 @@ from server.registry import (
 from server.run import read_run
 
 ASK_FLOWER_SECONDS = 3.0
-MOST_FAILURES = 5
+MOST_CRASHES = 5
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # between attempts that closed no round
+DISK_SECONDS = 5.0  # between two looks whether a run's folder can be written again
+
+
+@dataclass
+class _Tried:
+    """What was tried for a run since a round of it was last closed.
+
+    Attributes:
+        round: Of that.
+        attempts: That ended.
+        crashes: Those of them that ended without a reason. A run that waited for sites or for
+            room on the disk, or that was stopped with its hub, did not crash.
+        not_before: Monotonic time of the next attempt.
+    """
+
+    round: int
+    attempts: int = 0
+    crashes: int = 0
+    not_before: float = 0.0
 
 
 @final
@@ -38,11 +59,10 @@ class RunDesk:
     """
 
     def __init__(self, hub: HubFolder) -> None:
-        self._hub, self._registry = hub, hub.registry
+        self._hub, self._registry, self._flower = hub, hub.registry, hub.flower
         self._asked = 0.0
         self._flower_runs: dict[str, FlowerRun] = {}
-        self._not_before: dict[str, float] = {}
-        self._in_vain: dict[str, tuple[int, int]] = {}
+        self._tried: dict[str, _Tried] = {}
         write_app(hub.app)
 
     def look(self) -> None:
@@ -68,14 +88,14 @@ class RunDesk:
 
     def _may_start(self, row: RunRow) -> bool:
         """Whether enough sites that approved are there; say what is missing where not."""
-        if time.monotonic() < self._not_before.get(row.run, 0.0):
+        if time.monotonic() < self._since_last_round(row).not_before:
             return False
         study = read_run(Path(row.folder)).typed_study
         approved = self._registry.approved(row.hash)
         there = self._registry.there(row.hash)
         needed = study.federation.minimum_sites
         if len(there) >= needed:
-            return True
+            return self._has_room(row)
         away = [s.name for s in approved if s not in there]
         sentence = (
             f"waits for {needed - len(there)} more of {needed} sites to approve and be ready"
@@ -86,11 +106,31 @@ class RunDesk:
             self._set(row, row.state, sentence)
         return False
 
+    def _has_room(self, row: RunRow) -> bool:
+        """Whether the run's folder can be written; where not, say so and look again soon."""
+        try:
+            check_writable(Path(row.folder))
+        except StorageError as error:
+            self._wait_for_disk(row, str(error))
+            return False
+        return True
+
+    def _wait_for_disk(self, row: RunRow, sentence: str) -> None:
+        self._since_last_round(row).not_before = time.monotonic() + DISK_SECONDS
+        if (row.state, row.sentence) != (PAUSED, sentence):
+            self._set(row, PAUSED, sentence)
+
     def _start(self, row: RunRow) -> None:
         action = MATRIX if row.run.endswith(MATRIX_SUFFIX) else ""
         settings = {"run": row.folder, "registry": str(self._registry.path), "action": action}
-        flower_run = self._hub.flower.start(self._hub.app, settings)
-        _outcome_file(row).unlink(missing_ok=True)
+        try:
+            _outcome_file(row).unlink(missing_ok=True)
+        except OSError as error:
+            self._wait_for_disk(row, sentence_of(error))
+            return
+        if not row.attempts:  # a new run, or one that the coordinator resumed
+            self._tried.pop(row.run, None)
+        flower_run = self._flower.start(self._hub.app, settings)
         self._registry.change(
             RunRow, {"run": row.run}, state=RUNNING, flower_run=flower_run, sentence="",
             attempts=row.attempts + 1,
@@ -115,7 +155,7 @@ class RunDesk:
 
     def _stop(self, row: RunRow) -> None:
         try:
-            self._hub.flower.stop(row.flower_run)
+            self._flower.stop(row.flower_run)
         except RunError as error:
             emit(HUB, "stop_failed", run=row.run, reason=str(error))
         until = time.monotonic() + 20
@@ -125,7 +165,7 @@ class RunDesk:
 
     def _flower_state(self, row: RunRow) -> str:
         if time.monotonic() - self._asked > ASK_FLOWER_SECONDS:
-            self._flower_runs = self._hub.flower.runs()
+            self._flower_runs = self._flower.runs()
             self._asked = time.monotonic()
         held = self._flower_runs.get(row.flower_run)
         return held.state if held is not None else ""
@@ -136,25 +176,39 @@ class RunDesk:
             self._set(row, FINISHED, "")
             return
         outcome = _outcome(row)
-        if outcome.get("state") == PAUSED:
+        if outcome and outcome.get("state") != PAUSED:
+            self._set(row, FAILED, str(outcome.get("sentence", "")))
+        elif not self._has_room(row):
+            return  # it may not even have been able to say so
+        elif outcome:
             self._wait_longer(row)
             self._set(row, PAUSED, str(outcome.get("sentence", "")))
-            return
-        if outcome or row.attempts >= MOST_FAILURES:
-            sentence = str(outcome.get("sentence") or f"ended {row.attempts} times ({state})")
-            self._set(row, FAILED, sentence)
+        else:
+            self._crashed(row, state)
+
+    def _crashed(self, row: RunRow, state: str) -> None:
+        """Try again after a ServerApp that ended and did not say why, but not forever."""
+        tried = self._since_last_round(row)
+        tried.crashes += 1
+        if tried.crashes >= MOST_CRASHES:
+            self._set(row, FAILED, f"ended {tried.crashes} times without a reason ({state})")
             return
         emit(HUB, "run_goes_on", run=row.run, after=state or "unknown to Flower")
         self._wait_longer(row)
         self._set(row, QUEUED, "its process ended; goes on at the same round")
 
+    def _since_last_round(self, row: RunRow) -> _Tried:
+        tried = self._tried.get(row.run)
+        if tried is None or tried.round != row.round:
+            tried = self._tried[row.run] = _Tried(row.round)
+        return tried
+
     def _wait_longer(self, row: RunRow) -> None:
         """Choose when to try again: later each time that no round was closed in between."""
-        round_, times = self._in_vain.get(row.run, (row.round, 0))
-        times = times + 1 if round_ == row.round else 1
-        self._in_vain[row.run] = (row.round, times)
-        pause = PAUSES_SECONDS[min(times, len(PAUSES_SECONDS)) - 1]
-        self._not_before[row.run] = time.monotonic() + pause
+        tried = self._since_last_round(row)
+        tried.attempts += 1
+        pause = PAUSES_SECONDS[min(tried.attempts, len(PAUSES_SECONDS)) - 1]
+        tried.not_before = time.monotonic() + pause
 
     def _set(self, row: RunRow, state: str, sentence: str) -> None:
         self._registry.change(RunRow, {"run": row.run}, state=state, sentence=sentence)
@@ -184,8 +238,10 @@ def _outcome(row: RunRow) -> dict[str, object]:
 def _is_held(folder: Path) -> bool:
     """Whether a ServerApp works in a run's folder."""
     try:
-        with (folder / ".lock").open("a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / ".lock").open("rb") as lock:  # also where nothing can be written
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
     except BlockingIOError:
         return True
     except OSError as error:

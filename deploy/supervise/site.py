@@ -14,8 +14,8 @@ from deploy.supervise.program import Program, port_open, socket_open
 from deploy.supervise.site_folder import SiteFolder
 from deploy.supervise.supervisor import Supervisor
 
-# a node that ended uncleanly is refused by Flower for up to a minute
-NODE_PAUSES = (1.0, 5.0, 15.0, 20.0, 20.0)
+# a node whose lease was not given back, as in a copied folder, is refused for up to a minute
+NODE_PAUSES = (0.2, 5.0, 15.0, 20.0, 20.0)
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
 
 
@@ -62,7 +62,7 @@ def site_programs(site: SiteFolder) -> Mapping[str, Program]:
             "FEDSEG_CERTIFICATE": str(keys.certificate), "FEDSEG_KEY": str(keys.tls_key),
             "FEDSEG_BUNDLE": str(site.allowed_bundle),
         },
-        after=("worker",),
+        # not after the worker: messengers wait for it, and the hub counts who is connected
         ready=port_open(port),
         pauses=NODE_PAUSES,
     )  # fmt: skip

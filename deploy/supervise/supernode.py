@@ -2,12 +2,13 @@
 
 ``python -m deploy.supervise.supernode <options of flower-supernode>``. Flower 1.41 can show no
 client certificate, runs whatever app its SuperLink sends, asks for work every three seconds,
-and lives on without a connection after an answer that it does not retry. These places of it are
-changed here, after a look that they are what they were when this was written; with another
-Flower the process refuses to start.
+looks for announced bytes after one, two, four, eight seconds, cannot come back for a minute
+after it was killed, and lives on without a connection after an answer that it does not retry.
+These places of it are changed here, after a look that they are what they were when this was
+written; with another Flower the process refuses to start.
 
 The environment gives the files: ``FEDSEG_CERTIFICATE``, ``FEDSEG_KEY``, ``FEDSEG_BUNDLE`` (a
-file with the one SHA-256 that may run).
+file with the one SHA-256 that may run), and ``FLWR_HOME`` the node's own folder.
 """
 
 import hashlib
@@ -20,9 +21,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from common.patience import look_again_after
+from deploy.supervise.lease import Lease, give_back_leases
+
 CHECKED_FLOWER = "1.41."
 IDLE_SECONDS = 3  # as it stands in Flower
 ASK_SECONDS, LOOK_SECONDS, BUSY_SECONDS = 0.5, 0.1, 600.0
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 2.0  # for a job that the hub still writes
 CONNECTION_ENDED = "the connection to the hub ended; the supervisor starts it again"
 
 
@@ -41,7 +46,10 @@ def main() -> None:
         _use_certificate(files["FEDSEG_CERTIFICATE"], files["FEDSEG_KEY"])
         _allow_bundle(files["FEDSEG_BUNDLE"])
         _ask_sooner()
-    except (ImportError, AttributeError) as error:
+        _come_back_sooner(Path(os.environ["FLWR_HOME"]))
+        if not look_again_after(FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS):
+            raise AttributeError("pull_objects takes other arguments")
+    except (ImportError, AttributeError, KeyError) as error:
         sys.exit(f"supernode: this Flower is not the one fedseg was checked against: {error}")
     from flwr.supercore.exit import ExitCode, flwr_exit
     from flwr.supernode.cli import flower_supernode
@@ -106,6 +114,13 @@ def _allow_bundle(allowed: Path) -> None:
     internal._verify_fab = is_ours  # type: ignore[assignment]  # noqa: SLF001
     internal.start_client_internal = start_checking
     FleetHttpClient.GetFab = fetch_marked  # type: ignore[method-assign]
+
+
+def _come_back_sooner(home: Path) -> None:
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    give_back_leases(FleetHttpClient, Lease(home), DeactivateNodeRequest)
 
 
 def _ask_sooner() -> None:

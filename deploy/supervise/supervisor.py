@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, final
 
 from common.files import write_json
+from deploy.supervise.orphans import adopt_orphans, bury, end_descendants
 from deploy.supervise.program import Program, Running, kill_group
 from server.journal import owning
 
 LOG = logging.getLogger("fedseg.supervisor")
 LOOK_SECONDS = 0.1
 LOG_BYTES, LOGS_KEPT = 20_000_000, 5
+ORPHAN_SECONDS = 5.0  # from SIGTERM to SIGKILL of what programs left behind at the end
 
 
 @final
@@ -74,6 +76,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, lambda *_: self._stop.set())
             end_leftovers(self.status_file)
+            adopt_orphans()
             try:
                 while not self._stop.wait(LOOK_SECONDS):
                     self._look()
@@ -99,6 +102,7 @@ class Supervisor:
             self._write_status()
         if time.monotonic() - self._chored >= 1.0:
             self._chored = time.monotonic()
+            bury({running.pid for running in self._running.values() if running.pid})
             self._do_chores()
 
     def _may_start(self, running: Running) -> bool:
@@ -132,11 +136,13 @@ class Supervisor:
         }
 
     def _end(self) -> None:
-        """End in the reverse order of starting."""
+        """End in the reverse order of starting, and then whatever is left of any of them."""
         for name, running in reversed(self._running.items()):
             running.terminate()
             running.finish(time.monotonic() + running.program.stop_seconds)
             self._ready_told.discard(name)
+        if left := end_descendants(ORPHAN_SECONDS):
+            LOG.info("%s processes that programs had left behind were ended", left)
         self._write_status()
         LOG.info("all ended")
 

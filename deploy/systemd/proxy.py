@@ -3,7 +3,8 @@
 A signal can be sent by the same user alone, and nginx's test of its configuration opens its log
 and its process number for writing. So where the registrar is another user, which the keys of
 the authorities ask for, it only writes new bindings and lists; this process sees that, lets
-nginx test and take them, and says in ``nginx/in-force`` what nginx works with.
+nginx test and take them, and says in ``nginx/in-force`` what nginx works with. It keeps nginx's
+logs short for the same reason.
 """
 
 import hashlib
@@ -18,14 +19,22 @@ from pathlib import Path
 
 from common.errors import FedsegError, RunError
 from common.files import write_text
-from deploy.provision.nginx import BINDINGS, CONFIGURATION, PID, command, reload
+from deploy.provision.nginx import (
+    BINDINGS,
+    CONFIGURATION,
+    PID,
+    command,
+    is_up,
+    reload,
+    rotate_logs,
+)
 from deploy.provision.pki_files import PkiFiles
 from deploy.supervise.hub_folder import HubFolder
 from deploy.supervise.program import CHILD, kill_group
 
 LOG = logging.getLogger("fedseg.proxy")
 IN_FORCE = "in-force"
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 STOP_SECONDS = 8.0
 
 
@@ -58,33 +67,26 @@ def watch(nginx: Path, process: "subprocess.Popen[bytes]", stop: threading.Event
         process: Of nginx.
         stop: Set when it is to end.
     """
-    tried = in_force = ""
+    tried = ""
     while process.poll() is None and not stop.wait(LOOK_SECONDS):
         try:
+            rotate_logs(nginx)
             found = inputs_of(nginx)
-            if found == tried or not _is_up(nginx):
+            if found == tried or not is_up(nginx):
                 continue
             tried = found
             reload(nginx)
         except RunError as error:
             LOG.error("%s; nginx goes on with what it had", error)  # noqa: TRY400 - a sentence
             continue
-        in_force = found
-        write_text(nginx / IN_FORCE, in_force + "\n")
-        LOG.info("nginx works with %s", in_force[:12])
+        write_text(nginx / IN_FORCE, found + "\n")
+        LOG.info("nginx works with %s", found[:12])
 
 
 def start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Start nginx in a group of its own; it ends when this process is killed."""
     become = [sys.executable, "-S", "-E", str(CHILD), str(os.getpid())]
     return subprocess.Popen([*become, *command], start_new_session=True)
-
-
-def _is_up(nginx: Path) -> bool:
-    try:
-        return bool((nginx / PID).read_text(encoding="ascii").strip())
-    except OSError:
-        return False
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """``python -m deploy.systemd.registrar HUB``: the registrar beside a proxy of another user.
 
-The same registrar, but that it waits until the proxy has taken what it wrote, where it would
-otherwise signal nginx itself; see :mod:`deploy.systemd.proxy`.
+The same registrar, but that it waits until the proxy has taken what it wrote, and leaves the
+logs to it, where it would otherwise signal nginx itself; see :mod:`deploy.systemd.proxy`.
 """
 
 import time
@@ -39,7 +39,7 @@ def _in_force(nginx: Path) -> str:
 
 def main() -> None:
     """Work until told to end."""
-    vars(registrar).update(reload=wait_for_proxy)
+    vars(registrar).update(reload=wait_for_proxy, rotate_logs=lambda _: None)
     registrar.main()
 
 

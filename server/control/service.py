@@ -19,10 +19,13 @@ from common.wire.control_pb2_grpc import ControlServicer
 from server.control.answering import answering
 from server.control.enrolment import LARGEST_PEM
 from server.control.limits import RateLimit
+from server.control.machines import Machines
 from server.control.results import files_of, sending
 from server.registry import (
     ADMITTED,
     DECISIONS,
+    REVOKED,
+    REVOKING,
     DecisionRow,
     ProgressRow,
     Registry,
@@ -38,6 +41,10 @@ SERIAL = "x-client-serial"
 LARGEST_PROGRESS = 64
 HASH = re.compile(r"[0-9a-f]{64}")
 CLOCK_WARNING_SECONDS = 120
+SECOND_MACHINE = (
+    "another machine reports as this site, with its keys: stop one of the two; if the other is "
+    "not yours, tell the coordinator: the site's folder may have been copied"
+)
 
 
 @final
@@ -58,6 +65,7 @@ class ControlService(ControlServicer):
     ) -> None:
         self._registry, self._renew_before, self._clock = registry, renew_before_seconds, clock
         self._limit = RateLimit(10.0, 60, clock)
+        self._machines, self._doubled = Machines(clock), set[str]()
 
     def _site(self, context: grpc.ServicerContext) -> SiteRow:
         """Return who is calling, or end the call."""
@@ -70,7 +78,13 @@ class ControlService(ControlServicer):
             context.abort(code, "too many calls; wait" if name else "no client certificate")
         row = self._registry.row(SiteRow, name=name)
         if row is None or row.state != ADMITTED or not serial:
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "the site is not admitted")
+            is_revoked = row is not None and row.state in (REVOKING, REVOKED)
+            context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "the site was revoked; ask the coordinator"
+                if is_revoked
+                else "the site is not admitted",
+            )
             raise AssertionError
         return row
 
@@ -125,9 +139,11 @@ class ControlService(ControlServicer):
         """Note that a site is there and how far it is; say what it should know."""
         site, now_ = self._site(context), self._clock()
         offset = request.clock - now_ if request.clock else 0.0
+        doubled = self._is_doubled(site.name, request.instance)
         self._registry.change(
             SiteRow, {"name": site.name}, version=request.version[:40], seen=now_,
             ready=int(request.ready), reason=request.reason[:200], clock_offset=offset,
+            **({"doubled": now_} if doubled else {}),
         )  # fmt: skip
         runs = {row.run for row in self._registry.rows(RunRow)}
         self._registry.note_progress(
@@ -140,20 +156,20 @@ class ControlService(ControlServicer):
                 if p.run in runs
             ]
         )  # fmt: skip
-        sentences = []
-        if abs(offset) > CLOCK_WARNING_SECONDS:
-            sentences.append(
-                f"this machine's clock is {abs(offset):.0f} seconds "
-                f"{'ahead of' if offset > 0 else 'behind'} the hub's; set it right: "
-                "Flower refuses a node whose clock is more than 5 minutes off"
-            )
-        if request.version not in ("", own := version("fedseg")):
-            sentences.append(
-                f"this site has fedseg {request.version[:40]!r}, the hub has {own!r}; "
-                "a site takes part only with the hub's release: install that one"
-            )
         renew = site.certificate_ends - now_ < self._renew_before
+        sentences = [SECOND_MACHINE] if doubled else []
+        sentences += _advice(request.version, offset)
         return pb.ReportReply(clock=now_, renew=renew, sentences=sentences)
+
+    def _is_doubled(self, site: str, instance: str) -> bool:
+        """Whether two machines report as a site; written down when it begins."""
+        doubled = self._machines.are_two(site, instance)
+        if doubled and site not in self._doubled:
+            self._doubled.add(site)
+            emit(HUB, "second_machine", site=site)
+        elif not doubled:
+            self._doubled.discard(site)
+        return doubled
 
     @answering
     def Runs(self, request: pb.RunsRequest, context: grpc.ServicerContext) -> pb.RunsReply:
@@ -190,6 +206,21 @@ class ControlService(ControlServicer):
             self._registry.change(SiteRow, {"name": site.name}, renewal_pem=pem)
             emit(HUB, "renewal_asked", site=site.name)
         return pb.RenewReply(state="waiting")
+
+
+def _advice(release: str, offset: float) -> Iterator[str]:
+    """Yield what a site's people should put right: a clock, a release."""
+    if abs(offset) > CLOCK_WARNING_SECONDS:
+        yield (
+            f"this machine's clock is {abs(offset):.0f} seconds "
+            f"{'ahead of' if offset > 0 else 'behind'} the hub's; set it right: "
+            "Flower refuses a node whose clock is more than 5 minutes off"
+        )
+    if release not in ("", own := version("fedseg")):
+        yield (
+            f"this site has fedseg {release[:40]!r}, the hub has {own!r}; "
+            "a site takes part only with the hub's release: install that one"
+        )
 
 
 def _summary(row: RunRow, site: str) -> pb.RunSummary:

@@ -6,14 +6,14 @@ A number that does not exist is NaN here, never 0.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import IncompatibleWeightsError
-from common.messages import AloneReport, Enrolment, Evaluation
+from common.messages import AloneReport, Evaluation
 from common.parameters import table_of
 from common.study.study import Study
-from server.journal import Chosen, ClosedRound, Journal
+from server.journal import Chosen, ClosedRound, Damage, Enrolled, Journal
 from server.report.comparison import SiteComparison, compare
 from server.run import RunInfo, read_run
 from server.selection import mean_metric, metric_of
@@ -117,14 +117,6 @@ class Kind:
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enrolled:
-    """``journal/enrolment.json``."""
-
-    sites: dict[str, Enrolment] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-
 Points = dict[str, tuple[tuple[float, float], ...]]
 
 
@@ -147,6 +139,7 @@ class Facts:
         losses: Points (round, mean training loss) by site.
         accounts: Cases by site and modality.
         refusals: All updates that did not count.
+        damage: Files of the run that were found damaged, and what was done.
         work: Totals by site.
         kinds: The network's parameters by kind; empty if the weights cannot be read.
         alone: What each site said of training alone.
@@ -166,6 +159,7 @@ class Facts:
     losses: Points
     accounts: tuple[Account, ...]
     refusals: tuple[Refusal, ...]
+    damage: tuple[Damage, ...]
     work: tuple[SiteWork, ...]
     kinds: tuple[Kind, ...]
     alone: dict[str, AloneReport]
@@ -211,6 +205,7 @@ def read_facts(run: Path) -> Facts:
             for c in rounds
             for site, reason in sorted((*c.refused.items(), *_marked(c)))
         ),
+        damage=journal.read("damage", tuple[Damage, ...]) or (),
         work=tuple(_work(site, rounds) for site in _sites(enrolled, rounds)),
         kinds=_kinds(run / "initial.safetensors"),
         alone=alone or {},
@@ -235,6 +230,9 @@ def _missing(
         yield "No site has enrolled yet."
     if len(rounds) < planned:
         yield f"{len(rounds)} of {planned} rounds are closed."
+    for closed in rounds:
+        if closed.lost:
+            yield f"What is known of round {closed.number} was lost: {closed.lost}."
     names = {
         "last": "the validation after the last round",
         "alone": "the training of models alone",

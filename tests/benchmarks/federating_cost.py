@@ -159,7 +159,10 @@ def usage(arguments: list[str]) -> dict[str, float]:
 
 def rounds_of(run: Path) -> dict[str, float]:
     """Read from a journal the time between the first round's start and the last one's end."""
-    rounds = [json.loads(p.read_text()) for p in sorted((run / "journal").glob("round-*.json"))]
+    rounds = [
+        json.loads(p.read_text())["record"]
+        for p in sorted((run / "journal").glob("round-*.json"))
+    ]
     return {"round_wall": sum(r["seconds"] + r["gap_seconds"] for r in rounds) - rounds[0]["gap_seconds"],
             "gap": max(r["gap_seconds"] for r in rounds[1:]), "digest": rounds[-1]["digest"]}  # fmt: skip
 

@@ -113,7 +113,9 @@ def run_federation(
     start_run(typed, list(zip(sites, profiles, strict=True)), out)
     run_simulation(out, processes=min(processes, len(profiles)))
     found: dict[str, dict[str, list[float]]] = {}
-    for evaluation in json.loads((out / "journal" / "final.json").read_text()).values():
+    for evaluation in json.loads((out / "journal" / "final.json").read_text())[
+        "record"
+    ].values():
         for model in ("federated", "alone"):
             by: dict[str, list[float]] = {}
             for s in evaluation[model]:

@@ -18,7 +18,6 @@ FILE = HERE / "matrix.md"
 LONGEST = 260
 COLUMNS = ("number", "what was done", "what had to happen", "what happened", "lost", "passed")
 NOT_TRIED = (
-    ("6.site-clock.process", "a site's own clock set wrong under its real processes", "one clock for all processes of a machine; the calls are tried with such a clock"),
     ("21", "poisoned updates against a robust rule", "the catalogue has no robust rule yet, only means"),
     ("22.client-app.own", "kill of a ClientApp that trains by itself", "ours hands the job to the worker; the kills of messenger and worker stand for it"),
     ("25.quota", "a quota on a user", "needs a file system mounted with quotas; the full disk raises the same kind of error"),

@@ -1,11 +1,13 @@
 """Rows 27, 28, 33 and 35: cases, journals, audit logs and pages that something is wrong with."""
 
+import html
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,15 +17,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.consent import Consent, Limits
 from client.remote import RemoteWorker
-from common.audit import AuditLog, head_path, verify
+from common.audit import AuditEvents, AuditLog, audit_events, head_path, records_of, verify
 from common.errors import FedsegError, InputError
+from common.events import HUB
 from common.files import writing
 from common.study.load import parse_study
 from deploy.simulation.simulate import run_simulation
 from deploy.supervise.decisions import fetch_run
+from server.auditing import EVENTS
 from server.control.results import sending
-from server.journal import Journal
+from server.journal import Damage, Journal
+from server.recovery import recover
 from server.report.page import render_report
+from server.run import read_run, write_run
 from tests.support.federations import (
     DEFAULTS,
     SMALL,
@@ -65,12 +71,20 @@ def half(profiles, tmp_path_factory):
             raise OSError("away")
         return honest(self, job)
 
-    SiteWorker.train = train
+    tidied = Journal.tidy
+
+    def tidy(self, number):
+        if number == 2 and not kept.exists():
+            shutil.copytree(self.round_folder(2), kept)
+        tidied(self, number)
+
+    kept = folder.parent / "updates-of-round-2"
+    SiteWorker.train, Journal.tidy = train, tidy
     try:
         with pytest.raises(FedsegError):
             run_simulation(folder)
     finally:
-        SiteWorker.train = honest
+        SiteWorker.train, Journal.tidy = honest, tidied
     return folder
 
 
@@ -95,21 +109,20 @@ def test_a_case_that_cannot_be_read_is_set_aside(matrix, tmp_path):
         assert sum(told["ct-1"]["ct"].values()) == 1
 
 
+# put into every Python process of the site, as a library's own defect would be
 CRASHING = """
-import os, signal, sys
-from client.data import nifti
-honest = nifti.nib.load
+import os, signal
+import nibabel
+honest = nibabel.load
 def load(path, *arguments, **keywords):
-    if sys.argv[1] in str(path):
+    if os.environ["CRASHING"] in str(path):
         os.kill(os.getpid(), signal.SIGSEGV)
     return honest(path, *arguments, **keywords)
-nifti.nib.load = load
-from client.main_worker import main
-main(sys.argv[2:])
+nibabel.load = load
 """
 
 
-def test_a_case_that_crashes_its_reader_is_set_aside(matrix, tmp_path):
+def test_a_case_that_crashes_its_reader_is_set_aside(matrix, tmp_path, monkeypatch):
     with matrix(
         "27.crash",
         "one image makes its reader crash in native code (SIGSEGV)",
@@ -121,11 +134,13 @@ def test_a_case_that_crashes_its_reader_is_set_aside(matrix, tmp_path):
         Consent(site / "consent").decide(
             jobs.hash, "approve", by="A", limits=Limits(minimum_cases=1)
         )
+        (tmp_path / "sitecustomize.py").write_text(CRASHING)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("CRASHING", image)
         command = [
             sys.executable,
-            "-c",
-            CRASHING,
-            image,
+            "-m",
+            "client.main_worker",
             "--profile",
             str(profile),
             "--folder",
@@ -150,7 +165,12 @@ def test_a_case_that_crashes_its_reader_is_set_aside(matrix, tmp_path):
         thread.start()
         try:
             enrolment = remote.enrol(jobs.context(0))
-            case.happened = f"enrolled with {enrolment.accounting['ct'].usable} cases"
+            account = enrolment.accounting["ct"]
+            case.happened = (
+                f"the worker ended {len(ends)} time, then enrolled with {account.usable} of "
+                f"{account.declared} cases, set aside: {account.skipped}"
+            )
+            case.lost = "the case"
         except FedsegError as error:
             case.happened = f"{error}; ends of the worker: {ends[:4]}"
             case.lost = "all of the site's work"
@@ -160,7 +180,7 @@ def test_a_case_that_crashes_its_reader_is_set_aside(matrix, tmp_path):
             worker.kill()
             worker.wait()
             remote.close()
-        assert case.happened.startswith("enrolled"), "the site cannot take part"
+        assert "then enrolled with 5 of 6" in case.happened, "the site cannot take part"
 
 
 def start(command):
@@ -190,21 +210,52 @@ def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def of_another_run(path, half):
+    """Put a record in the place of another run's, whole and sealed as that run would seal it."""
+    other = half.parent / "other"
+    if not other.exists():
+        other.mkdir()
+        write_run(other, replace(read_run(half), run="20260101-000000-abcdef"))
+        closed = Journal(half).closed_round(2)
+        Journal(other).seal(Journal(other).round_record(2), asdict(closed))
+    shutil.copy(Journal(other).round_record(2), path)
+
+
+def flip_both(folder):
+    """Flip a bit of what was pooled, and of what it could be pooled again from."""
+    flip_pooled(folder)
+    flip(folder / "journal/enrolment.json", 0.5)
+
+
+def with_its_updates(folder, half):
+    """Bring back round 2 as it is between its closing and its tidying, its weights damaged."""
+    shutil.copytree(half.parent / "updates-of-round-2", folder / "journal/round-0002")
+    flip(folder / "models/round-0002.safetensors")
+
+
+# what was done, how, and the state that the run must go on from:
+# "whole": as if nothing had happened; "before": round 2 is trained again; "nothing": it stops
 JOURNAL = {
-    "28.model-bit": ("a bit of the last weights flipped", lambda f, w: flip(f / "models/round-0002.safetensors")),
-    "28.model-missing": ("the last weights missing", lambda f, w: (f / "models/round-0002.safetensors").unlink()),
-    "28.model-other": ("the last weights of another run", lambda f, w: shutil.copy(f / "models/round-0001.safetensors", f / "models/round-0002.safetensors")),
-    "28.round-digit": ("a bit of a number in a closed round's record flipped", lambda f, w: flip_digit(f / "journal/round-0001.json")),
-    "28.round-half": ("a closed round's record half written", lambda f, w: halve(f / "journal/round-0002.json")),
-    "28.round-missing": ("the first round's record missing", lambda f, w: (f / "journal/round-0001.json").unlink()),
-    "28.update-bit": ("a bit of an accepted update flipped", lambda f, w: flip(f / "journal/round-0003/ct-1.safetensors")),
-    "28.update-half": ("an accepted update half written", lambda f, w: halve(f / "journal/round-0003/ct-1.safetensors")),
-    "28.update-record": ("an accepted update's record half written", lambda f, w: halve(f / "journal/round-0003/ct-1.json")),
-    "28.update-missing": ("an accepted update's weights missing", lambda f, w: (f / "journal/round-0003/ct-1.safetensors").unlink()),
-    "28.study": ("a field of the study in run.json changed", lambda f, w: (f / "run.json").write_text((f / "run.json").read_text().replace('"steps": 3', '"steps": 4'))),
-    "28.pooled": ("a bit of a number in the pooled statistics flipped", lambda f, w: flip_pooled(f)),
-    "28.initial": ("a bit of the initial weights flipped, before round 1", lambda f, w: flip_initial(f)),
-    "28.final-half": ("the final figures half written", lambda f, w: halve(f / "journal/final.json")),
+    "28.model-bit": ("a bit of the last weights flipped", lambda f, h: flip(f / "models/round-0002.safetensors"), "before"),
+    "28.model-half": ("the last weights half written", lambda f, h: halve(f / "models/round-0002.safetensors"), "before"),
+    "28.model-missing": ("the last weights missing", lambda f, h: (f / "models/round-0002.safetensors").unlink(), "before"),
+    "28.model-other": ("the last weights of another run", lambda f, h: shutil.copy(f / "models/round-0001.safetensors", f / "models/round-0002.safetensors"), "before"),
+    "28.model-updates": ("a bit of the last weights flipped while the updates that they are of are still there", with_its_updates, "whole"),
+    "28.round-digit": ("a bit of a number in a closed round's record flipped", lambda f, h: flip_digit(f / "journal/round-0001.json"), "whole"),
+    "28.round-half": ("a closed round's record half written", lambda f, h: halve(f / "journal/round-0002.json"), "before"),
+    "28.round-missing": ("the first round's record missing", lambda f, h: (f / "journal/round-0001.json").unlink(), "whole"),
+    "28.round-other": ("the last round's record of another run", lambda f, h: of_another_run(f / "journal/round-0002.json", h), "before"),
+    "28.best-bit": ("a bit of the best weights flipped", lambda f, h: flip(f / "models/best.safetensors"), "whole"),
+    "28.update-bit": ("a bit of an accepted update flipped", lambda f, h: flip(f / "journal/round-0003/ct-1.safetensors"), "whole"),
+    "28.update-half": ("an accepted update half written", lambda f, h: halve(f / "journal/round-0003/ct-1.safetensors"), "whole"),
+    "28.update-record": ("an accepted update's record half written", lambda f, h: halve(f / "journal/round-0003/ct-1.json"), "whole"),
+    "28.update-missing": ("an accepted update's weights missing", lambda f, h: (f / "journal/round-0003/ct-1.safetensors").unlink(), "whole"),
+    "28.study": ("a field of the study in run.json changed", lambda f, h: (f / "run.json").write_text((f / "run.json").read_text().replace('"steps": 3', '"steps": 4')), "nothing"),
+    "28.pooled": ("a bit of a number in the pooled statistics flipped", lambda f, h: flip_pooled(f), "whole"),
+    "28.pooled-both": ("a bit of the pooled statistics flipped, and one of the enrolment that they are of", lambda f, h: flip_both(f), "nothing"),
+    "28.enrolment": ("a bit of the enrolment's record flipped", lambda f, h: flip(f / "journal/enrolment.json", 0.5), "whole"),
+    "28.initial": ("a bit of the initial weights flipped, before round 1", lambda f, h: flip_initial(f), "nothing"),
+    "28.final-half": ("the final figures half written", lambda f, h: halve(f / "journal/final.json"), "whole"),
 }  # fmt: skip
 
 
@@ -222,26 +273,43 @@ def flip_initial(folder):
     flip(folder / "initial.safetensors")
 
 
+@pytest.fixture(scope="module")
+def before(half, tmp_path_factory):
+    """The half run taken by hand to where round 2 was not closed yet, and from there to its end."""
+    folder = shutil.copytree(half, tmp_path_factory.mktemp("before") / "run")
+    shutil.rmtree(folder / "journal/round-0003")
+    for name in ("journal/round-0002.json", "journal/best.json"):
+        (folder / name).unlink()
+    for name in ("round-0002", "best"):
+        (folder / f"models/{name}.safetensors").unlink()
+    run_simulation(folder)
+    assert not (folder / "damaged").exists()
+    return folder
+
+
 SAID = ("damaged", "not what", "was changed", "cannot be read", "missing")
 
 
 @pytest.mark.parametrize("number", JOURNAL)
 def test_a_damaged_journal_is_found_and_the_last_good_state_used(
-    matrix, half, whole, tmp_path, number
+    matrix, half, whole, before, tmp_path, number
 ):
-    done, damage = JOURNAL[number]
-    first = number in ("28.study", "28.initial")  # there is no state before these
+    done, damage, state = JOURNAL[number]
     expected = "found by its checksum and said; " + (
-        "stops, nothing of it is used" if first else "goes on from the last good state"
+        "stops, nothing of it is used"
+        if state == "nothing"
+        else "goes on from the last good state"
     )
     with matrix(number, done, expected) as case:
         folder = tmp_path / "run"
         shutil.copytree(whole if number == "28.final-half" else half, folder)
         (folder / "hub.jsonl").unlink(missing_ok=True)
-        damage(folder, whole)
+        damage(folder, half)
+        held = bits_of(folder)
+        reference = last_weights({"whole": whole, "before": before}.get(state, whole))
         try:
             run_simulation(folder)
-            equal = same_bits(last_weights(folder), last_weights(whole))
+            equal = same_bits(last_weights(folder), reference)
             case.happened = f"went on to its end; weights {'equal' if equal else 'differ'}"
         except FedsegError as error:
             equal = False
@@ -252,13 +320,59 @@ def test_a_damaged_journal_is_found_and_the_last_good_state_used(
         case.happened += f"; said: {', '.join(said) or 'nothing'}"
         if number.startswith("28.update"):
             case.lost = "that update, asked again"
+        if state == "before":
+            case.lost = "round 2, trained again from what the sites still have"
         assert said or not case.happened.startswith("stopped")
-        if first:
+        if state == "nothing":
             assert case.happened.startswith("stopped"), "damaged data were used"
+            assert bits_of(folder) == held, "something was changed"
             return
         assert case.happened.startswith("went on"), "the last good state is not used"
         assert equal, "damaged data were used"
         assert said, "nothing is said of it"
+        found = Journal(folder).read("damage", tuple[Damage, ...])
+        case.happened += "".join(f"; {d.file}: {d.then}" for d in found)
+        if number in ("28.round-digit", "28.round-missing"):
+            case.lost = "what the record of round 1 said; the report says so"
+            assert Journal(folder).closed_round(1).lost
+        assert all(f'"{d.file}"' in log for d in found), "the log does not say it"
+        page = html.unescape(render_report(folder, None))
+        assert all(d.file in page and d.then in page for d in found), (
+            "the report does not say it"
+        )
+        assert all((folder / "damaged").rglob(Path(d.file).name) for d in found)
+
+
+def bits_of(folder):
+    """Return what a run has of its own, but for what a start writes that is no state of it."""
+    left_out = {"outcome.json", "hub.jsonl", ".lock", "sites.jsonl"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in left_out
+    }
+
+
+def test_damage_is_in_the_audit_log_of_a_hub(matrix, half, tmp_path):
+    with matrix(
+        "28.audit",
+        "a bit of the last weights flipped at a hub with an audit log",
+        "found by its checksum, in the audit log and the run's own record",
+    ) as case:
+        folder = shutil.copytree(half, tmp_path / "run")
+        flip(folder / "models/round-0002.safetensors")
+        log = tmp_path / "hub.jsonl"
+        audit_events(HUB, log, EVENTS)
+        try:
+            recover(Journal(folder), read_run(folder))
+        finally:
+            for handler in [h for h in HUB.handlers if isinstance(h, AuditEvents)]:
+                HUB.removeHandler(handler)
+        (record,) = [r for r in records_of(log) if r["event"] == "journal_damaged"]
+        case.happened = f"{record['file']}: {record['reason']}; {record['then']}"
+        (damage,) = Journal(folder).read("damage", tuple[Damage, ...])
+        assert (record["file"], record["then"]) == (damage.file, damage.then)
+        assert verify(log, None) == []
 
 
 # --- row 30: one at a time ------------------------------------------------------------------------
@@ -446,15 +560,13 @@ def test_scripts_in_what_a_site_says_are_inert_on_the_page(matrix, whole, tmp_pa
         folder = tmp_path / "run"
         shutil.copytree(whole, folder)
         plain = Scripts.of(render_report(folder, None))
+        journal = Journal(folder)
         for path in (folder / "journal").glob("*.json"):
-            told = json.loads(path.read_text())
+            told = json.loads(path.read_text())["record"]
             if "refused" in told:
                 told["refused"]["mr-1" if path.name == "enrolment.json" else "zz"] = SCRIPT
-            path.write_text(
-                json.dumps(told)
-                .replace('"dice"', json.dumps(SCRIPT))
-                .replace("did not answer", SCRIPT)
-            )
+            text = json.dumps(told).replace('"dice"', json.dumps(SCRIPT))
+            journal.seal(path, json.loads(text.replace("did not answer", SCRIPT)))
         page = render_report(folder, None)
         case.happened = f"{len(page)} characters; what would run besides the page's own: {Scripts.of(page)[len(plain) :] or 'nothing'}; {page.count('&lt;script')} times as text"
         assert Scripts.of(page) == plain

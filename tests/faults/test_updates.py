@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from client.worker import SiteWorker
 from common import protocol
 from common.bodies import body_of, value_of_body
 from common.errors import UpdateRefusedError
 from common.messages import Enrolment, Evaluation, Score, Update
+from deploy.simulation.simulate import run_simulation
 from server import conversation
-from server.admission import Asked, change_norm, check_update, expected_of
-from server.admission import outliers as find_outliers
+from server.admission import Asked, check_update, expected_of
 from server.conversation import answers
 from server.enrolment import check_enrolment
+from server.journal import Journal
 from server.report.page import _environment
 from server.tables import write_metrics
-from tests.support import studies
+from tests.support import federations, studies
+from tests.support.federations import built, phantom_sites
 from tests.support.studies import enrolment, small_study
 
 pytestmark = pytest.mark.slow
@@ -143,49 +146,81 @@ def test_a_declared_size_is_refused_before_memory_is_taken(matrix):
 
 # --- row 18: against the others ------------------------------------------------------------
 
-RATIO = small_study().federation.largest_norm_ratio
-BEFORE = {"w": np.zeros((2, 3), np.float32)}
-NORMAL = np.arange(1, 7, dtype=np.float32).reshape(2, 3) / 10
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory):
+    """Three sites with CT; one with MRI, which is alone with its modality."""
+    return phantom_sites(tmp_path_factory.mktemp("sites"), modalities=("ct", "ct", "ct", "mr"))
 
 
-def flagged(changes):
-    """Return what the hub's rule says of the third of three sites' changes."""
-    norms = {s: change_norm({"w": c}, BEFORE.get) for s, c in changes.items()}
-    return find_outliers(norms, dict.fromkeys(norms, ("ct",)), RATIO)
+def rounds_with(profiles, folder, monkeypatch, lie):
+    """Run two rounds in which ct-3 answers what ``lie`` makes of its and ct-2's update."""
+    honest, seen = SiteWorker.train, {}
+
+    def train(worker, job):
+        update = honest(worker, job)
+        name = worker.profile.name
+        if name == "ct-3":
+            update = Update(report=update.report, weights=lie(update.weights, job, seen))
+        seen[name, job.context.round] = update.weights
+        return update
+
+    monkeypatch.setattr(SiteWorker, "train", train)
+    run = built(federations.small_study(rounds=2), profiles, folder)
+    run_simulation(run)
+    return Journal(run).closed_rounds()
 
 
-OTHERS = {
-    "18.norm": ("1000 times the others' change", NORMAL * 1000),
-    "18.sign": ("the change with its sign flipped", -NORMAL),
-    "18.copied": ("another site's update, to the bit", NORMAL),
-}
+def told(closed):
+    """Return what was said of ct-3 in each round, and of whom else."""
+    said = [r.refused.get("ct-3", "") or r.marks.get("ct-3", "") for r in closed]
+    others = {s for r in closed for s in (*r.refused, *r.marks) if s != "ct-3"}
+    return said, others
 
 
-@pytest.mark.parametrize("number", OTHERS)
-def test_an_update_unlike_the_others_is_refused_or_flagged(matrix, number):
-    done, change = OTHERS[number]
+LIES = {
+    "18.norm": (
+        "1000 times its change",
+        lambda own, job, seen: {n: job.weights[n] + 1000 * (a - job.weights[n]) for n, a in own.items()},
+    ),
+    "18.sign": (
+        "the change with its sign flipped",
+        lambda own, job, seen: {n: 2 * job.weights[n] - a for n, a in own.items()},
+    ),
+    "18.copied": (
+        "another site's update, to the bit",
+        lambda own, job, seen: seen["ct-2", job.context.round],
+    ),
+    "18.replayed": (
+        "last round's weights sent again, relabelled as this round's",
+        lambda own, job, seen: seen.get(("ct-3", 1), own),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", LIES)
+def test_an_update_unlike_the_others_is_refused_or_flagged(
+    matrix, profiles, tmp_path, monkeypatch, number
+):
+    done, lie = LIES[number]
     with matrix(
         number, f"a site sends {done}", "refused or flagged by the study's rule"
     ) as case:
-        found = flagged({"A": NORMAL, "B": NORMAL * 1.1, "C": change})
-        case.happened = f"refused: {found['C']}" if "C" in found else "accepted, nothing said"
-        assert "C" in found, "accepted without a word"
+        said, others = told(rounds_with(profiles, tmp_path / "run", monkeypatch, lie))
+        case.happened = "; ".join(
+            f"round {i + 1}: {text or 'accepted, nothing said'}" for i, text in enumerate(said)
+        )
+        assert said[-1], "accepted without a word"
+        assert others <= ({"ct-2"} if number == "18.copied" else set())
 
 
-def test_last_rounds_update_again_is_refused(matrix):
-    with matrix(
-        "18.replayed",
-        "last round's weights sent again, relabelled as this round's",
-        "refused or flagged by the study's rule",
-    ) as case:
-        first = studies.update(weights=honest(1.5))
-        again = Update(report=replace(first.report, round=2), weights=first.weights)
-        try:
-            check_update(again, replace(ASKED, round=2), TABLE)
-            case.happened = "accepted, nothing said"
-        except UpdateRefusedError as error:
-            case.happened = f"refused: {error}"
-        assert case.happened.startswith("refused"), "accepted without a word"
+def test_honest_sites_are_neither_refused_nor_flagged(matrix, profiles, tmp_path, monkeypatch):
+    with matrix("18.honest", "all sites send what they trained", "nothing is said") as case:
+        closed = rounds_with(
+            profiles, tmp_path / "run", monkeypatch, lambda own, job, seen: own
+        )
+        case.happened = f"{[(r.refused, r.marks) for r in closed]}"
+        assert not any(r.refused or r.marks for r in closed)
 
 
 # --- row 19: when ------------------------------------------------------------------------------

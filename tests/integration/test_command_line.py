@@ -130,7 +130,9 @@ def test_evaluate_scores_a_site_as_the_run_did(finished, sites, tmp_path):
     done = fedseg("evaluate", finished, "--site", sites[0], "-o", tmp_path)
 
     assert done.returncode == 0, done.stderr
-    final = json.loads((finished / "journal" / "final.json").read_text())["ct-1"]["federated"]
+    final = json.loads((finished / "journal" / "final.json").read_text())["record"]["ct-1"][
+        "federated"
+    ]
     for score in final:
         if score["metric"] == "dice":
             assert f"{score['value']:.3f}" in done.stdout
@@ -205,9 +207,9 @@ def test_one_bad_case_is_set_aside_with_its_reason_and_the_run_ends(
 
     run_simulation(folder)
 
-    account = json.loads((folder / "journal" / "enrolment.json").read_text())["sites"]["ct-1"][
-        "accounting"
-    ]["ct"]
+    account = json.loads((folder / "journal" / "enrolment.json").read_text())["record"][
+        "sites"
+    ]["ct-1"]["accounting"]["ct"]
     assert account["skipped"] == {reason: 1}
     assert account["declared"] == account["usable"] + 1 == 5
     assert reason in (folder / "sites" / "sites.jsonl").read_text()
@@ -284,7 +286,9 @@ def test_evaluate_and_predict_use_the_norms_that_a_site_kept(own_sites, tmp_path
         "mr-1",
     )
 
-    final = json.loads((folder / "journal" / "final.json").read_text())["mr-1"]["federated"]
+    final = json.loads((folder / "journal" / "final.json").read_text())["record"]["mr-1"][
+        "federated"
+    ]
     assert all(f"{s['value']:.3f}" in scored.stdout for s in final if s["metric"] == "dice")
     assert (without.returncode, using.returncode) == (2, 0)
     assert "known: ct-1, mr-1" in without.stderr

@@ -17,6 +17,7 @@ from common.errors import QuorumError, RunInUseError
 from common.messages import Update
 from deploy.simulation.simulate import run_simulation
 from server.journal import Journal, owning
+from server.run import read_run, write_run
 from tests.support.federations import built, last_weights, same_bits, small_study
 
 
@@ -223,11 +224,12 @@ def test_a_run_killed_at_ten_moments_ends_with_the_same_bits(sites, tmp_path, un
     names = ("best", "final")
     for name in names:
         one, two = (
-            json.loads((f / "journal" / f"{name}.json").read_text())
+            json.loads((f / "journal" / f"{name}.json").read_text())["record"]
             for f in (uninterrupted, folder)
         )
         for evaluation in (*one.values(), *two.values()):
-            evaluation.pop("seconds", None)
+            if isinstance(evaluation, dict):
+                evaluation.pop("seconds", None)
         assert one == two
     leftovers = [p for p in folder.rglob("*.part*") if p.parent.name == "models"]
     assert all(not p.name.endswith(".safetensors") for p in leftovers)
@@ -296,7 +298,7 @@ def test_a_finished_run_can_be_resumed_though_the_last_round_is_the_best(
 
     run_simulation(folder)
 
-    assert json.loads((folder / "journal" / "best.json").read_text())["best"] == {
+    assert json.loads((folder / "journal" / "best.json").read_text())["record"]["best"] == {
         "round": 4,
         "value": 0.9,
     }
@@ -313,9 +315,10 @@ def test_a_site_refuses_weights_of_another_network_or_another_kind(sites, tmp_pa
     table = table_of(path)
     name = next(n for n, p in table.items() if p.kind == "shared")
     table[name] = changed(table[name], kind="head:liver")
-    from common.tensors import read_tensors
+    from common.tensors import digest_of, read_tensors
 
     save_weights(path, read_tensors(path), table, {})
+    write_run(folder, changed(read_run(folder), initial=digest_of(path)))
 
     with pytest.raises(
         QuorumError, match="IncompatibleWeightsError: the weights are not those"

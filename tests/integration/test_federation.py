@@ -59,7 +59,7 @@ def test_both_rounds_close_and_the_second_without_the_killed_site(ended):
     assert [a.report.site for a in second.accepted] == ["ct-1", "mr-1"]
     assert "no longer connected" in second.refused["ct-2"]
     assert (row.attempts, row.state) == (1, "finished")
-    assert set(json.loads((journal.folder / "journal/final.json").read_text())) == {
+    assert set(json.loads((journal.folder / "journal/final.json").read_text())["record"]) == {
         "ct-1",
         "mr-1",
     }

@@ -160,7 +160,9 @@ def test_a_site_that_approves_later_joins_the_run(sites, tmp_path):
     took_part = [names(closed) for closed in journal.closed_rounds()]
     assert "ct-2" not in took_part[0]
     assert "ct-2" in took_part[2]
-    assert json.loads((tmp_path / "run/journal/pooled.json").read_text())["statistics"]["ct"]
+    assert json.loads((tmp_path / "run/journal/pooled.json").read_text())["record"][
+        "statistics"
+    ]["ct"]
 
 
 def test_a_round_below_quorum_is_tried_again_and_keeps_what_it_has(sites, tmp_path):

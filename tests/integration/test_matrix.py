@@ -59,7 +59,7 @@ def test_every_model_is_scored_where_it_knows_the_modality(finished, sites):
         "ct-1": {"ct-1", "ct-2"}, "ct-2": {"ct-1", "ct-2"},
         "mr-1": {"mr-1", "mr-2"}, "mr-2": {"mr-1", "mr-2"},
     }  # fmt: skip
-    final = json.loads((finished / "journal/final.json").read_text())
+    final = json.loads((finished / "journal/final.json").read_text())["record"]
     for site, told in final.items():
         both = {"federated": GLOBAL, "alone": site}
         for key, model in both.items():

@@ -51,7 +51,7 @@ def test_ct_norms_differ_from_mr_norms_after_training(finished):
 
 
 def test_the_best_round_has_the_highest_mean_validation_dice(finished):
-    chosen = json.loads((finished / "journal" / "best.json").read_text())
+    chosen = json.loads((finished / "journal" / "best.json").read_text())["record"]
 
     best = max(chosen["history"].values())
     assert chosen["best"]["value"] == best
@@ -62,7 +62,7 @@ def test_the_best_round_has_the_highest_mean_validation_dice(finished):
 
 
 def test_every_site_is_scored_federated_and_alone(finished):
-    final = json.loads((finished / "journal" / "final.json").read_text())
+    final = json.loads((finished / "journal" / "final.json").read_text())["record"]
 
     assert set(final) == {"ct-1", "ct-2", "mr-1", "mr-2"}
     for evaluation in final.values():
@@ -132,7 +132,10 @@ def test_worker_processes_give_the_same_bits_as_one_process(sites, tmp_path, fin
     run_simulation(spread, processes=2)
 
     assert same_bits(last_weights(finished), last_weights(spread))
-    final = [json.loads((f / "journal" / "final.json").read_text()) for f in (finished, spread)]
+    final = [
+        json.loads((f / "journal" / "final.json").read_text())["record"]
+        for f in (finished, spread)
+    ]
     for evaluations in final:
         for evaluation in evaluations.values():
             del evaluation["seconds"]
@@ -197,11 +200,13 @@ def test_a_head_is_trained_only_by_the_sites_that_annotate_its_label(tmp_path):
 
     run_simulation(folder)
 
-    enrolled = json.loads((folder / "journal" / "enrolment.json").read_text())["sites"]
-    assert enrolled["liver-only"]["annotated"] == ["liver"]
-    scores = json.loads((folder / "journal" / "final.json").read_text())["liver-only"][
-        "federated"
+    enrolled = json.loads((folder / "journal" / "enrolment.json").read_text())["record"][
+        "sites"
     ]
+    assert enrolled["liver-only"]["annotated"] == ["liver"]
+    scores = json.loads((folder / "journal" / "final.json").read_text())["record"][
+        "liver-only"
+    ]["federated"]
     assert {s["label"] for s in scores} == {"liver"}
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -208,7 +209,7 @@ def test_a_clock_turned_back_brings_no_approval_back(consent, clock):
 
 def test_rounds_are_counted_once_however_often_they_are_repeated(consent):
     consent.decide(HASH, "approve", by="A", limits=Limits(rounds=2))
-    for number in (1, 1, 2, 1):
+    for number in (1, 1, 2, 2):
         check(consent, number=number)
         consent.begin(HASH, "run-1", number, cases={"ct": 7})
 
@@ -218,6 +219,27 @@ def test_rounds_are_counted_once_however_often_they_are_repeated(consent):
     assert reason_of(consent, number=1, run="run-2") == "rounds used up"
     for kind in (ENROL, ALONE, EVALUATE):
         check(consent, number=2, kind=kind)
+
+
+def test_a_hub_that_goes_back_waits_for_a_person(consent, tmp_path, clock):
+    consent.decide(HASH, "approve", by="A")
+    for number in (1, 2, 3):
+        check(consent, number=number)
+        consent.begin(HASH, "run-1", number, cases={"ct": 5})
+    check(consent, number=3)  # asked again: its answer was lost
+    check(consent, number=1, run="run-2")
+
+    assert reason_of(consent, number=2) == "hub went back"
+
+    stands = Consent(tmp_path / "consent", clock=clock).standing(HASH)
+    assert stands.state == "paused"
+    assert "asks for round 2, after round 3 was begun here" in stands.note
+    for kind in (ENROL, TRAIN, ALONE, EVALUATE):  # whatever is asked, until a person has looked
+        assert reason_of(consent, number=4, kind=kind) == "hub went back"
+    consent.decide(HASH, "approve", by="A")
+    check(consent, number=2)
+    consent.begin(HASH, "run-1", 2, cases={"ct": 5})
+    assert reason_of(consent, number=1) == "hub went back"
 
 
 def test_rounds_of_other_studies_do_not_count(consent):
@@ -362,6 +384,7 @@ def test_every_reason_leaves_the_site_as_a_fixed_sentence_of_its_own():
         *(state for _, state in STEPS.values() if state != "approved"),
         "expired",
         "clock turned back",
+        "hub went back",
         "rounds used up",
         "too few cases",
         *(f"{output} not permitted" for output in OUTPUTS),
@@ -397,6 +420,8 @@ def test_an_error_without_a_sentence_of_its_own_has_its_parents():
 
 def test_an_unknown_error_and_one_already_reduced():
     assert failure_of(ValueError("x")).sentence == UNKNOWN
+    assert failure_of(PermissionError(errno.EACCES, "x")).sentence == UNKNOWN
+    assert failure_of(OSError(errno.EROFS, "x")).code == "StorageError"
     reported = failure_of(ReportedError("CaseError", "a case of the site cannot be used"))
     assert (reported.code, reported.sentence) == (
         "CaseError",

@@ -1,10 +1,10 @@
 import pytest
 
-from common.errors import StudyError
+from common.errors import InputError, StudyError
 from common.study import Label, load_study, parse_study
 from common.study.losses import Dice
 from common.study.methods import FedProx
-from common.study.typed import LARGEST_FILE_BYTES
+from common.study.typed import LARGEST_FILE_BYTES, parse_yaml
 from tests.support.studies import ROOT, TEXT, text_with
 
 
@@ -183,6 +183,11 @@ def test_a_file_too_large_is_refused_unread(tmp_path):
 
     with pytest.raises(StudyError, match="larger than 1000000 bytes, refused unread"):
         load_study(path)
+
+
+def test_a_file_of_too_many_values_is_refused_before_they_are_read():
+    with pytest.raises(InputError, match="study, line 2: more than 5000 values"):
+        parse_yaml("a:\n  [" + "2," * 10_000 + "2]", "study")
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path):

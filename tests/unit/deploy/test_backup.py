@@ -23,6 +23,8 @@ from deploy.supervise.desk import make_hub
 from deploy.supervise.hub_folder import HubSettings
 from server.journal import Journal
 from server.registry import ADMITTED, RUNNING, RunRow, SiteRow
+from server.run import write_run
+from tests.support.journals import run_info
 from tests.support.studies import ROOT, update
 
 WRITER = """
@@ -45,7 +47,7 @@ def hub(tmp_path):
     made = make_hub(tmp_path / "hub", HubSettings(address="localhost:8443", listen="127.0.0.1"))
     folder = made.runs / "20270101-kidneys"
     folder.mkdir()
-    (folder / "run.json").write_text("{}")
+    write_run(folder, run_info(run=folder.name))
     (folder / "hub.jsonl").write_text("a log\n")
     sent = update("A", round=1)
     Journal(folder).accept(sent.report, sent.weights, norm=1.0, traffic=(1, 2), seconds=0.1)

@@ -179,6 +179,8 @@ def test_a_strange_user_cannot_even_enter(hub, site):
         ("executor", "flower/superlink", "---"),
         ("executor", "flower", "--x"),
         ("registrar", "flower", "rwx"),
+        ("registrar", "nginx/logs", "r-x"),
+        ("control", "nginx/logs", "---"),
     ],
 )
 def test_a_folder_of_the_hub_is_open_as_far_as_it_must_be(hub, user, folder, expected):
@@ -209,6 +211,17 @@ def test_a_folder_of_the_hub_is_open_as_far_as_it_must_be(hub, user, folder, exp
 )
 def test_a_folder_of_the_site_is_open_as_far_as_it_must_be(site, user, folder, expected):
     assert rights(SITE, user, site.path / folder) == expected
+
+
+@AS_ROOT
+def test_a_log_that_the_proxy_begins_anew_is_read_by_the_registrar_alone(hub):
+    log = hub.nginx / "logs" / "access.log"
+    assert as_user(HUB, "proxy", "touch", log).returncode == 0
+
+    found = readers(HUB, HUB_USERS, log)
+
+    log.unlink()
+    assert found == {"proxy", "registrar"}
 
 
 @AS_ROOT

@@ -130,13 +130,27 @@ def test_a_part_that_needs_keys_is_not_started_without(monkeypatch, arguments):
         keyless.main()
 
 
-def test_the_registrar_beside_a_proxy_is_the_registrar_but_for_one_function(monkeypatch):
-    held = {"reload": registrar.registrar.reload}
+@WITH_NGINX
+def test_the_proxy_keeps_its_logs_short(proxied):
+    hub, _ = proxied
+    log = hub.nginx / "logs" / "access.log"
+    with log.open("ab") as file:
+        file.truncate(21_000_000)
+
+    wait_until(lambda: log.exists() and log.stat().st_size == 0)
+
+    assert log.with_name("access.log.1").stat().st_size == 21_000_000
+
+
+def test_the_registrar_beside_a_proxy_leaves_signals_to_it(monkeypatch):
+    names = ("reload", "rotate_logs")
+    held = {name: vars(registrar.registrar)[name] for name in names}
     monkeypatch.setattr(registrar.registrar, "main", lambda: None)
     try:
         registrar.main()
 
         assert registrar.registrar.reload is registrar.wait_for_proxy
+        assert registrar.registrar.rotate_logs("nowhere") is None
     finally:
         vars(registrar.registrar).update(held)
 

@@ -1,7 +1,10 @@
+import threading
+
 import pytest
 
 from server import conversation
 from server.conversation import answers
+from server.pulling import AT_ONCE, Pulls
 
 
 class Clock:
@@ -49,6 +52,15 @@ class FakeGrid:
         for i in ready:
             del self.due[i]
         return [Answer(f"id-{i}") for i in ready]
+
+
+class Quick:
+    """Takes questions, names them by number."""
+
+    first = 0
+
+    def push_messages(self, messages):
+        return [f"id-{self.first + i}" for i, _ in enumerate(messages)]
 
 
 @pytest.fixture
@@ -185,24 +197,70 @@ def test_an_answer_to_a_question_that_was_given_up_is_heard_as_late(clock):
     assert given_up == {}
 
 
-def test_nobody_is_given_up_for_the_time_that_another_answers_bytes_took(clock):
-    grid = FakeGrid(clock, 1.0, 2.0)
-    pull, slow = grid.pull_messages, [True]
+def test_an_answer_whose_bytes_come_slowly_holds_up_no_other():
+    class Grid(Quick):
+        def pull_messages(self, names):
+            if names == ["id-0"]:
+                arrived.wait(30)
+            return [Answer(names[0])]
 
-    def pull_slowly(names):
-        if slow:
-            slow.pop()
-            clock.now += 190.0  # one site's link was cut while it sent; the other has answered
-            del grid.due[0]
-            return [Answer("id-0")]
-        return pull(names)
+    arrived, grid = threading.Event(), Grid()
+    questions = {10: "question 0", 11: "question 1"}
+    heard = answers(
+        grid, questions, wait_seconds=1.0, overdue=lambda *_: False, pulls=Pulls(grid)
+    )
+    assert next(heard).node == 11
+    arrived.set()
+    assert [h.node for h in heard] == [10]
 
-    grid.pull_messages = pull_slowly
-    heard = list(
-        answers(
-            grid, {10: "question 0", 11: "question 1"}, wait_seconds=1.0,
-            overdue=lambda _node, seconds: seconds > 60.0,
-        )
+
+def test_a_slow_answer_that_was_given_up_is_heard_late_in_a_later_round():
+    class Grid(Quick):
+        def pull_messages(self, names):
+            if names == ["id-0"]:
+                arrived.wait(30)
+            return [Answer(names[0])] if names[0] != "id-1" else []
+
+    arrived, grid, given_up = threading.Event(), Grid(), {}
+    pulls = Pulls(grid)
+    (first,) = answers(
+        grid, {10: "question 0"}, wait_seconds=1.0, overdue=lambda *_: True, pulls=pulls,
+        given_up=given_up,
     )  # fmt: skip
+    assert (first.node, first.message, given_up) == (10, None, {"id-0": 10})
+    arrived.set()
+    grid.first = 1
+    (late, missing) = answers(
+        grid, {11: "question 1"}, wait_seconds=1.0, pulls=pulls, given_up=given_up,
+        overdue=lambda _node, seconds: seconds > 0.5,
+    )  # fmt: skip
+    assert (late.node, late.late, missing.node, missing.message) == (10, True, 11, None)
 
-    assert [(h.node, h.message is not None) for h in heard] == [(10, True), (11, True)]
+
+def test_what_a_pull_raises_is_raised_where_it_is_waited_for():
+    class Grid(Quick):
+        def pull_messages(self, names):
+            raise ConnectionError(names[0])
+
+    with pytest.raises(ConnectionError, match="id-0"):
+        Pulls(Grid()).pull(["id-0"], 5.0)
+
+
+def test_no_more_answers_are_fetched_at_once_than_memory_is_meant_for():
+    class Grid(Quick):
+        def pull_messages(self, names):
+            asked.append(names[0])
+            go_on.wait(30)
+            return [Answer(names[0])]
+
+    asked, go_on = [], threading.Event()
+    pulls, names = Pulls(Grid()), [f"id-{i}" for i in range(9)]
+    assert pulls.pull(names, 0.05) == []
+    assert len(asked) == AT_ONCE
+    go_on.set()
+    got = []
+    while len(got) < len(names):
+        left = [n for n in names if n not in got]
+        got += [m.reply_to_message_id for m in pulls.pull(left, 5.0)]
+    assert sorted(got) == names
+    assert len(asked) == len(set(asked))

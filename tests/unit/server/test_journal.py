@@ -2,45 +2,27 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from common.errors import InputError, RunError, RunInUseError
-from common.study.study import as_plain
-from common.tensors import digest_of, read_tensors, write_tensors
-from server.journal import Best, Chosen, ClosedRound, Journal, owning
-from server.run import RunInfo, read_run, write_run
-from tests.support.studies import ROOT, small_study, study_hash, update
+from common.errors import DamagedError, RunError, RunInUseError
+from common.sealed import read_sealed, write_sealed
+from common.tensors import check_digest, digest_of, read_tensors, write_tensors
+from server.journal import Best, Chosen, Journal, owning
+from server.run import read_run, write_run
+from tests.support.journals import accept, close, run_info
+from tests.support.studies import ROOT, update
 
 
 @pytest.fixture
 def journal(tmp_path):
     return Journal(tmp_path)
-
-
-def accept(journal, site="A", number=1, **changes):
-    sent = update(site, round=number, **changes)
-    traffic = {"norm": 2.5, "traffic": (10, 20), "seconds": 0.5}
-    return journal.accept(sent.report, sent.weights, **traffic)
-
-
-def close(journal, number, *accepted):
-    write_tensors(journal.model(number), {"w": np.full(3, number, np.float32)}, {})
-    closed = ClosedRound(
-        number=number,
-        accepted=accepted,
-        refused={"B": "did not answer in time"},
-        digest=digest_of(journal.model(number)),
-        seconds=1.0,
-        fold_seconds=0.1,
-        gap_seconds=0.2,
-    )
-    journal.close(closed)
-    return closed
 
 
 def test_an_accepted_update_is_found_again_by_another_process(journal):
@@ -109,7 +91,7 @@ def test_what_is_not_whole_is_as_if_never_sent(journal, damage):
 def test_a_damaged_report_is_as_if_never_sent_and_that_is_said(journal, caplog):
     accept(journal)
     report = journal.update_file(1, "A").with_suffix(".json")
-    report.write_text(report.read_text().replace('"steps": 20', '"steps": "many"'))
+    report.write_text(report.read_text().replace('"steps": 20', '"steps": 21'))
 
     with caplog.at_level(logging.INFO, "fedseg.hub"):
         logging.getLogger("fedseg.hub").propagate = True
@@ -155,56 +137,176 @@ def test_closed_rounds_come_back_as_they_were(journal):
     assert Journal(journal.folder).closed_rounds() == closed
 
 
-def test_rounds_of_more_than_four_digits_keep_their_order(journal, monkeypatch):
-    closed = close(journal, 1)
-    for number in range(2, 12):
-        name = f"round-{number if number > 9 else f'000{number}'}.json"
-        record = (journal.folder / "journal" / "round-0001.json").read_text()
-        changed = json.loads(record) | {"number": number}
-        (journal.folder / "journal" / name).write_text(json.dumps(changed))
+def test_rounds_of_more_than_four_digits_keep_their_order(journal):
+    numbers = [9998, 9999, 10000, 10001]
+    for number in numbers:
+        close(journal, number)
 
-    assert [r.number for r in journal.closed_rounds()] == list(range(1, 12))
-    assert journal.closed_rounds()[0] == closed
+    assert journal.recorded() == numbers
+    assert journal.folded() == numbers[-2:]
 
 
-def test_a_gap_between_rounds_is_told(journal):
+def test_a_missing_record_between_rounds_is_told(journal):
     for number in (1, 2, 3):
         close(journal, number)
-    (journal.folder / "journal" / "round-0002.json").unlink()
+    journal.round_record(2).unlink()
 
-    with pytest.raises(RunError, match=r"rounds are missing; found \[1, 3\]"):
+    with pytest.raises(DamagedError, match=r"round-0002\.json: is missing; restore it"):
         journal.closed_rounds()
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "cannot be read"),
-        ('{"number": 1', "cannot be read"),
-        ("{}", "is damaged"),
-        ("[]", "is damaged"),
+        ("", "is empty"),
+        ('{"number": 1', "cannot be read: it is half written"),
+        ("{}", "carries no checksum"),
+        ("[]", "carries no checksum"),
         ("\udcff", "cannot be read"),
+        ("[" * 10_000, "cannot be read"),
     ],
-    ids=["empty", "cut", "without fields", "a list", "no text"],
+    ids=["empty", "cut", "without fields", "a list", "no text", "deep"],
 )
 def test_a_damaged_round_is_told_with_its_file(journal, text, what):
-    path = journal.folder / "journal" / "round-0001.json"
+    path = journal.round_record(1)
     path.write_bytes(text.encode(errors="surrogateescape"))
 
-    with pytest.raises(RunError, match=rf"round-0001\.json: {what}"):
+    with pytest.raises(DamagedError, match=rf"round-0001\.json: {what}"):
         journal.closed_rounds()
 
 
-def test_weights_that_were_changed_are_told(journal):
-    closed = close(journal, 1)
-    journal.check_model(closed)
+def test_a_record_of_another_run_is_told(tmp_path):
+    for name in ("run-1", "run-2"):
+        (tmp_path / name).mkdir()
+        write_run(tmp_path / name, run_info(run=name))
+    close(Journal(tmp_path / "run-1"), 1)
+    journal = Journal(tmp_path / "run-2")
+    shutil.copy(Journal(tmp_path / "run-1").round_record(1), journal.round_record(1))
 
-    flip_a_byte(journal.model(1), None)
-    with pytest.raises(RunError, match="is not what round 1 wrote; restore it"):
-        journal.check_model(closed)
-    journal.model(1).unlink()
-    with pytest.raises(RunError, match="is not what round 1 wrote"):
-        journal.check_model(closed)
+    with pytest.raises(DamagedError, match="is not what belongs there: it is of run run-1"):
+        journal.closed_rounds()
+
+
+def test_a_record_of_another_round_is_told(journal):
+    close(journal, 1)
+    shutil.copy(journal.round_record(1), journal.round_record(2))
+
+    with pytest.raises(DamagedError, match=r"it was journal/round-0001\.json"):
+        journal.closed_rounds()
+
+
+def test_a_record_of_another_form_is_no_damage_but_of_another_release(journal):
+    journal.seal(journal.round_record(1), {"number": 1, "colour": "red"})
+
+    with pytest.raises(RunError, match="go on with the release that wrote it") as caught:
+        journal.closed_rounds()
+    assert not isinstance(caught.value, DamagedError)
+
+
+def written_run(folder):
+    """Write one of each kind of file that a run has, and return their readers by file."""
+    write_tensors(folder / "initial.safetensors", {"w": np.zeros(2, np.float32)}, {})
+    write_run(folder, run_info(initial=digest_of(folder / "initial.safetensors")))
+    journal = Journal(folder)
+    closed = close(journal, 1, accept(journal))
+    accept(journal, number=2, loss=math.nan)
+    journal.write("best", Chosen(best=Best(round=3, value=0.1), history={"3": 0.1}))
+    journal.write("pooled", {"statistics": {"ct": [[-0.1, 1e300]]}})
+    return {
+        "initial.safetensors": lambda: check_digest(journal.model(0), read_run(folder).initial),
+        "run.json": lambda: read_run(folder),
+        "journal/round-0001.json": lambda: journal.closed_round(1),
+        "journal/best.json": lambda: journal.read("best", Chosen),
+        "journal/pooled.json": lambda: journal.read("pooled", dict),
+        "journal/round-0002/A.json": lambda: raise_damage(journal.updates(2)),
+        "journal/round-0002/A.safetensors": lambda: raise_damage(journal.updates(2)),
+        "models/round-0001.safetensors": lambda: check_digest(journal.model(1), closed.digest),
+    }
+
+
+def raise_damage(updates):
+    for error in updates[1].values():
+        raise error
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    readers = written_run(folder)
+    files = {name: (folder / name).read_bytes() for name in readers}
+    held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert held == set(files)
+    return folder, readers, files
+
+
+@given(where=st.data(), share=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
+@settings(deadline=None, max_examples=400)
+def test_a_change_of_any_one_byte_of_any_file_is_found(whole_run, where, share, change):
+    folder, readers, files = whole_run
+    name = where.draw(st.sampled_from(sorted(files)))
+    data = bytearray(files[name])
+    data[int(share * len(data))] ^= change
+    try:
+        (folder / name).write_bytes(data)
+        with pytest.raises(DamagedError) as caught:
+            readers[name]()
+    finally:
+        (folder / name).write_bytes(files[name])
+    assert caught.value.path == folder / name
+    readers[name]()
+
+
+@given(where=st.data(), share=st.floats(0, 1, exclude_max=True))
+@settings(deadline=None, max_examples=200)
+def test_a_file_cut_short_anywhere_is_found(whole_run, where, share):
+    folder, readers, files = whole_run
+    name = where.draw(st.sampled_from(sorted(files)))
+    try:
+        (folder / name).write_bytes(files[name][: int(share * len(files[name]))])
+        with pytest.raises(DamagedError):
+            readers[name]()
+    finally:
+        (folder / name).write_bytes(files[name])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(record=JSON)
+@settings(deadline=None)
+def test_whatever_is_sealed_comes_back(tmp_path_factory, record):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+
+    write_sealed(path, record, file="any.json", run="r")
+
+    assert repr(read_sealed(path, file="any.json", run="r")) == repr(
+        json.loads(json.dumps(record, sort_keys=True))
+    )
+
+
+def test_a_file_that_may_not_be_read_is_no_damage(journal, monkeypatch):
+    close(journal, 1)
+
+    def denied(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(RunError, match="cannot be read: Permission denied") as caught:
+        journal.closed_rounds()
+    assert not isinstance(caught.value, DamagedError)
+
+
+def test_what_is_set_aside_keeps_its_place_and_never_covers_what_was_there(journal):
+    for _ in range(2):
+        close(journal, 1)
+        journal.set_aside([journal.round_record(1)])
+
+    found = sorted(journal.place(path) for path in journal.folder.rglob("damaged/*/*/*"))
+    assert found == [f"damaged/000{n}/journal/round-0001.json" for n in (1, 2)]
 
 
 def test_the_best_weights_are_a_copy_that_outlives_its_round(journal):
@@ -255,40 +357,3 @@ def test_an_error_gives_the_folder_free(tmp_path):
 
     with owning(tmp_path), pytest.raises(RunInUseError), owning(tmp_path):
         pass
-
-
-def info():
-    study = small_study()
-    return RunInfo(
-        run="run-1",
-        study=as_plain(study),
-        hash=study_hash(study),
-        created="2026-01-01T00:00:00+00:00",
-        versions={"fedseg": "0.1.0"},
-    )
-
-
-def test_a_run_comes_back_with_its_study(tmp_path):
-    write_run(tmp_path, info())
-
-    assert read_run(tmp_path) == info()
-    assert read_run(tmp_path).typed_study == small_study()
-
-
-def test_a_study_changed_after_the_run_began_is_refused(tmp_path):
-    changed = as_plain(small_study(seed=2))
-    write_run(tmp_path, replace(info(), study=changed))
-
-    with pytest.raises(RunError, match="the study was changed after the run began"):
-        read_run(tmp_path)
-
-
-def test_a_folder_that_is_no_run_and_a_damaged_one_are_told_apart(tmp_path):
-    with pytest.raises(InputError, match=r"is not a run; it has no readable run\.json"):
-        read_run(tmp_path)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(RunError, match="is not valid JSON"):
-        read_run(tmp_path)
-    (tmp_path / "run.json").write_text('{"run": 1}')
-    with pytest.raises(RunError, match=r"run\.json: "):
-        read_run(tmp_path)

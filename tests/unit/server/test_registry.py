@@ -1,5 +1,7 @@
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -93,3 +95,16 @@ def test_several_processes_write_at_once_and_nothing_is_lost(registry):
 
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert len(registry.rows(SiteRow)) == 120
+
+
+def test_a_register_of_an_older_fedseg_is_brought_up_to_date_once(registry):
+    registry.put(SiteRow, {"name": "A"}, state=ADMITTED)
+    with closing(sqlite3.connect(registry.path)) as db, db:
+        db.execute("ALTER TABLE site DROP COLUMN doubled")
+        db.execute("PRAGMA user_version = 1")
+
+    assert registry.site("A").doubled == 0
+    registry.change(SiteRow, {"name": "A"}, doubled=7.0)
+    registry.create()
+
+    assert (registry.site("A").state, registry.site("A").doubled) == (ADMITTED, 7.0)

@@ -25,12 +25,14 @@ from common.messages import (
 from common.metrics import LabelScore
 from common.parameters import Parameter, save_weights
 from common.study.study import Federation, Label, Modality, Study, as_plain, study_hash
+from common.tensors import digest_of
 from deploy.cli.site_files import collect_site_files
 from server.journal import ClosedRound, Journal
+from server.recovery import recover
 from server.report import charts, page
 from server.report.facts import SiteFiles, read_facts
 from server.report.page import render_report
-from server.run import RunInfo, write_run
+from server.run import RunInfo, read_run, write_run
 from server.selection import choose
 
 RUN = "20260101-000000-abcdef"
@@ -130,14 +132,6 @@ def report(site: str, number: int, used: int = 4, loss: float = 1.5) -> UpdateRe
 
 def build(folder: Path) -> Journal:
     folder.mkdir()
-    info = RunInfo(
-        run=RUN,
-        study=as_plain(STUDY),
-        hash=study_hash(STUDY),
-        created="2026-01-01T00:00:00+00:00",
-        versions={"fedseg": "0.1.0"},
-    )
-    write_run(folder, info)
     table = {
         "body": Parameter("body", (3, 4), "float32", "shared"),
         "norm": Parameter("norm", (2,), "float32", "modality:ct"),
@@ -145,6 +139,15 @@ def build(folder: Path) -> Journal:
     }
     weights = {name: np.zeros(p.shape, p.dtype) for name, p in table.items()}
     save_weights(folder / "initial.safetensors", weights, table, {})
+    info = RunInfo(
+        run=RUN,
+        study=as_plain(STUDY),
+        hash=study_hash(STUDY),
+        created="2026-01-01T00:00:00+00:00",
+        versions={"fedseg": "0.1.0"},
+        initial=digest_of(folder / "initial.safetensors"),
+    )
+    write_run(folder, info)
     return Journal(folder)
 
 
@@ -176,7 +179,7 @@ def close(
         number=number,
         accepted=tuple(accepted),
         refused=dict(refused or {}),
-        digest="0",
+        digest=digest_of(journal.model(number)),
         seconds=10.0 * number,
         fold_seconds=1.0,
         gap_seconds=0.25,
@@ -358,6 +361,21 @@ def test_any_one_missing_record_leaves_a_page(finished: Path, name: str):
     words = Outline(render_report(finished, None)).words
 
     assert "has not happened yet." in words
+
+
+def test_a_damaged_file_and_a_lost_round_are_told(finished: Path):
+    journal = Journal(finished)
+    record = journal.round_record(1)
+    record.write_text(record.read_text().replace("0", "1", 1))
+
+    recover(journal, read_run(finished))
+    words = Outline(render_report(finished, None)).words
+
+    assert "of this run were not what had been written" in words
+    assert "journal/round-0001.json" in words
+    assert "round 1 stays closed, since newer weights are whole" in words
+    assert "What is known of round 1 was lost: its record was changed" in words
+    assert "1 ✕ lost : its record was changed" in words
 
 
 def test_a_site_without_final_figures_is_named(finished: Path):

@@ -1,7 +1,9 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from server import roster as module
 from server.registry import ADMITTED, REVOKED, DecisionRow, ProgressRow, Registry, SiteRow
 from server.roster import ApprovedSites, Everybody
 
@@ -12,6 +14,16 @@ class Grid:
 
     def get_node_ids(self):
         return self.nodes
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch):
+    """Pass no time; return how long was slept."""
+    found = []
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(monotonic=lambda: sum(found), sleep=found.append)
+    )
+    return found
 
 
 @pytest.fixture
@@ -63,6 +75,34 @@ def test_a_site_that_cannot_work_is_not_asked(registry, columns):
 
 def test_a_node_that_is_not_connected_is_not_asked(registry):
     assert nodes(registry, 1) == {1: "A"}
+
+
+def test_a_site_that_is_being_started_is_waited_for(registry, slept):
+    grid = Grid(1, 3)
+
+    def connect(_):
+        slept.append(1.0)
+        grid.nodes = (1, 2, 3)
+
+    module.time.sleep = connect
+
+    assert dict(ApprovedSites(registry, "r", "h").nodes(grid)) == {1: "A", 2: "B", 3: "C"}
+    assert slept == [1.0]
+
+
+def test_a_site_that_stays_away_is_waited_for_once_until_it_is_back(registry, slept):
+    roster, grid = ApprovedSites(registry, "r", "h"), Grid(1, 3)
+
+    def asked():
+        before = sum(slept)
+        return len(roster.nodes(grid)), sum(slept) - before > 0
+
+    assert asked() == (2, True)
+    assert asked() == (2, False)
+    grid.nodes = (1, 2, 3)
+    assert asked() == (3, False)
+    grid.nodes = (1, 2)
+    assert asked() == (2, True)
 
 
 def test_a_stranger_that_is_connected_is_not_asked(registry):

@@ -200,3 +200,82 @@ def test_a_missing_nginx_is_told(settings, monkeypatch, tmp_path):
 
     with pytest.raises(RunError, match=r"is not installed; install it"):
         check(settings.folder)
+
+
+# --- logs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logging_nginx(settings, monkeypatch):
+    """A running nginx of which only its logs and its signals can be seen."""
+    write_configuration(settings)
+    logs, ran = settings.folder / "logs", []
+    (settings.folder / "nginx.pid").write_text("1\n")
+    monkeypatch.setattr(nginx, "_nginx", lambda _: ["nginx"])
+
+    def run(words):
+        ran.append(words[-1])
+        for name in ("access.log", "error.log"):
+            (logs / name).touch()
+
+    monkeypatch.setattr(nginx, "_run", run)
+    monkeypatch.setattr(nginx, "LARGEST_LOG_BYTES", 10)
+    run([""])
+    ran.clear()
+    return settings.folder, logs, ran
+
+
+def test_a_log_that_grew_large_is_put_aside_and_begun_anew(logging_nginx):
+    folder, logs, ran = logging_nginx
+    for number in range(6):
+        (logs / "access.log").write_text(f"number {number:04d}")
+        nginx.rotate_logs(folder)
+
+    kept = {path.name: path.read_text() for path in logs.glob("access.log*")}
+    assert kept == {
+        "access.log": "",
+        "access.log.1": "number 0005",
+        "access.log.2": "number 0004",
+        "access.log.3": "number 0003",
+    }
+    assert ran == ["reopen"] * 6
+
+
+def test_a_short_log_is_left_alone(logging_nginx):
+    folder, logs, ran = logging_nginx
+    (logs / "error.log").write_text("short")
+
+    nginx.rotate_logs(folder)
+
+    assert (ran, (logs / "error.log").read_text()) == ([], "short")
+
+
+def test_a_log_that_was_put_aside_before_a_crash_is_begun_anew(logging_nginx):
+    folder, logs, ran = logging_nginx
+    (logs / "access.log").rename(logs / "access.log.1")
+
+    nginx.rotate_logs(folder)
+
+    assert ran == ["reopen"]
+
+
+def test_logs_of_an_nginx_that_does_not_run_are_left_alone(logging_nginx):
+    folder, logs, ran = logging_nginx
+    (folder / "nginx.pid").unlink()
+    (logs / "access.log").write_text("a long one of before")
+
+    nginx.rotate_logs(folder)
+
+    assert ran == []
+    assert not (logs / "access.log.1").exists()
+
+
+def test_a_log_that_cannot_be_put_aside_is_told(logging_nginx):
+    folder, logs, _ = logging_nginx
+    (logs / "access.log").write_text("a long one")
+    (logs / "access.log").write_text("a longer one")
+    (logs / "access.log.2").touch()
+    (logs / "access.log.3").mkdir()
+
+    with pytest.raises(RunError, match="cannot be put aside"):
+        nginx.rotate_logs(folder)

@@ -1,6 +1,7 @@
 """The registrar with a clock of its own, real authorities, and a SuperLink and a proxy that are not there."""
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -12,8 +13,8 @@ from deploy.supervise import registrar as module
 from deploy.supervise.desk import admit_site, invite_site, make_hub, revoke_site
 from deploy.supervise.hub_folder import HubFolder, HubSettings
 from deploy.supervise.joining import code_of_request
-from deploy.supervise.registrar import Registrar
-from server.registry import ADMITTED, REVOKED, WAITING, WANTED, SiteRow
+from deploy.supervise.registrar import Registrar, side_by_side
+from server.registry import ADMITTED, REVOKED, REVOKING, WAITING, WANTED, SiteRow
 
 
 class Flower:
@@ -157,3 +158,45 @@ def test_a_site_is_admitted_only_when_the_proxy_knows_it(hub, registrar, tmp_pat
     assert hub.registry.site("A").state == ADMITTED
     assert reloaded == [hub.nginx]
     assert hub.flower.asked == [("register", "A")]  # not a second time: the key would be in use
+
+
+def test_a_site_is_revoked_before_another_is_admitted(hub, registrar, tmp_path, monkeypatch):
+    admitted(hub, registrar, tmp_path, monkeypatch)
+    waiting(hub, tmp_path, "B")
+    hub.registry.change(SiteRow, {"name": "B"}, state=WANTED)
+    hub.registry.change(SiteRow, {"name": "A"}, state=REVOKING)
+
+    registrar.look()
+
+    assert hub.flower.asked[-2:] == [("unregister", "1"), ("register", "B")]
+
+
+def test_sites_are_looked_after_while_a_run_is_being_stopped(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    stop, looks = threading.Event(), []
+
+    def slow():
+        stop.wait(20)
+
+    def quick():
+        looks.append(1)
+        if len(looks) == 3:
+            stop.set()
+
+    side_by_side([quick], [slow], stop)
+
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize("broken", ["first", "second"])
+def test_where_one_side_breaks_both_end(monkeypatch, broken):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+
+    def breaks():
+        raise ZeroDivisionError
+
+    duties = {"first": [lambda: None], "second": [lambda: None]}
+    duties[broken] = [breaks]
+
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(duties["first"], duties["second"], threading.Event())

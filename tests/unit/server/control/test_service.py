@@ -12,6 +12,7 @@ from common.tensors import TensorFile, read_tensors
 from common.wire import control_pb2 as pb
 from common.wire.control_pb2_grpc import ControlStub, EnrolmentStub
 from deploy.simulation.build import build_run
+from server.control import service
 from server.control.enrolment import EnrolmentService, Invitations
 from server.control.serve import build_server
 from server.control.service import ControlService
@@ -20,6 +21,7 @@ from server.registry import (
     ADMITTED,
     INVITED,
     REVOKED,
+    REVOKING,
     DecisionRow,
     ProgressRow,
     Registry,
@@ -89,6 +91,15 @@ def hub():
     yield hub
     hub.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def events(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        service, "emit", lambda _, event, **fields: found.append((event, fields["site"]))
+    )
+    return found
 
 
 def refused(call):
@@ -198,6 +209,16 @@ def test_only_admitted_sites_are_answered(hub, site, serial, expected):
 
     call = lambda: hub.call("Studies", pb.StudiesRequest(), site, serial)  # noqa: E731
     assert refused(call)[0] == expected
+
+
+@pytest.mark.parametrize("state", [REVOKING, REVOKED])
+def test_a_revoked_site_is_told_so_also_before_the_proxy_knows(hub, state):
+    hub.admit("A", state=state)
+
+    code, sentence = refused(lambda: hub.call("Studies", pb.StudiesRequest()))
+    assert (code, sentence) == (
+        "PERMISSION_DENIED", "the site was revoked; ask the coordinator",
+    )  # fmt: skip
 
 
 def test_one_site_that_calls_without_end_is_slowed_and_another_is_not(hub):
@@ -334,6 +355,43 @@ def test_a_clock_that_is_off_is_told(hub, offset, word):
     else:
         assert word in reply.sentences[0]
         assert "5 minutes" in reply.sentences[0]
+
+
+def reports(hub, instances, site="A"):
+    """Report once for each instance, five seconds apart; return the last answer's sentences."""
+    for instance in instances:
+        hub.now += 5.0
+        reply = hub.call("Report", pb.ReportRequest(ready=True, instance=instance), site)
+    return list(reply.sentences)
+
+
+def test_two_machines_that_report_as_one_site_are_both_told(hub, events):
+    hub.admit("A")
+    hub.admit("B")
+    reports(hub, "xyxy")
+
+    for instance in "xy":
+        (sentence,) = reports(hub, instance)
+        assert "another machine reports as this site" in sentence
+        assert "stop one of the two" in sentence
+    assert reports(hub, "z", "B") == []
+    assert hub.registry.site("A").doubled == hub.now - 5.0
+    assert events.count(("second_machine", "A")) == 1
+
+
+def test_a_site_that_was_started_again_is_told_nothing(hub, events):
+    hub.admit("A")
+
+    assert reports(hub, "xxxyyyzzz") == []
+    assert hub.registry.site("A").doubled == 0
+    assert events == []
+
+
+def test_two_machines_are_written_down_again_only_after_an_end(hub, events):
+    hub.admit("A")
+    reports(hub, "xyxyxyxy" + "x" * 8 + "xyxyxyxy")
+
+    assert events == [("second_machine", "A")] * 2
 
 
 def test_a_site_is_told_to_renew_in_time(hub):
