@@ -3,9 +3,9 @@
 ``python -m deploy.supervise.supernode <options of flower-supernode>``. Flower 1.41 can show no
 client certificate, runs whatever app its SuperLink sends, asks for work every three seconds,
 looks for announced bytes after one, two, four, eight seconds, cannot come back for a minute
-after it was killed, and lives on without a connection after an answer that it does not retry.
-These places of it are changed here, after a look that they are what they were when this was
-written; with another Flower the process refuses to start.
+after it was killed, takes an old run's reply for a new one's, and lives on without a connection
+after an answer that it does not retry. These places of it are changed here, after a look that
+they are what they were when this was written; with another Flower the process refuses to start.
 
 The environment gives the files: ``FEDSEG_CERTIFICATE``, ``FEDSEG_KEY``, ``FEDSEG_BUNDLE`` (a
 file with the one SHA-256 that may run), and ``FLWR_HOME`` the node's own folder.
@@ -17,6 +17,7 @@ import os
 import ssl
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ def main() -> None:
         _use_certificate(files["FEDSEG_CERTIFICATE"], files["FEDSEG_KEY"])
         _allow_bundle(files["FEDSEG_BUNDLE"])
         _ask_sooner()
+        _answer_each_question()
         _come_back_sooner(Path(os.environ["FLWR_HOME"]))
         if not look_again_after(FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS):
             raise AttributeError("pull_objects takes other arguments")
@@ -134,6 +136,7 @@ def _ask_sooner() -> None:
     real_sleep = time.sleep
     last_message = -BUSY_SECONDS
 
+    @wraps(pull)
     def pull_noting(**arguments: Any) -> Any:
         nonlocal last_message
         run = pull(**arguments)
@@ -149,6 +152,50 @@ def _ask_sooner() -> None:
     hooked: Any = internal
     hooked._pull_and_store_message = pull_noting  # noqa: SLF001
     hooked.time = SimpleNamespace(**{**vars(time), "sleep": sleep})
+
+
+def _answer_each_question() -> None:
+    """After a message was received, send replies until its own is among them.
+
+    Flower sends whatever replies there are, once. Where a run was stopped while a site
+    received, that is the old run's reply; the new one's would stay until a third message came.
+    """
+    import flwr.supernode.start_client_internal as internal
+
+    pull: Any = internal._pull_and_store_message  # noqa: SLF001 - the hook
+    push: Any = internal._push_messages  # noqa: SLF001 - the hook
+    if "receive" not in inspect.signature(pull).parameters:
+        raise AttributeError("_pull_and_store_message takes other arguments")
+    if "send" not in inspect.signature(push).parameters:
+        raise AttributeError("_push_messages takes other arguments")
+    question = ""
+
+    def pull_noting(**arguments: Any) -> Any:
+        nonlocal question
+        receive = arguments["receive"]
+
+        def receive_noting() -> Any:
+            nonlocal question
+            received = receive()
+            if received is not None:
+                question = received[0].metadata.message_id
+            return received
+
+        return pull(**{**arguments, "receive": receive_noting})
+
+    def push_until_answered(**arguments: Any) -> None:
+        send, answered = arguments["send"], set()
+
+        def send_noting(message: Any, *others: Any) -> Any:
+            answered.add(message.metadata.reply_to_message_id)
+            return send(message, *others)
+
+        while question not in answered:  # each push waits for a reply
+            push(**{**arguments, "send": send_noting})
+
+    hooked: Any = internal
+    hooked._pull_and_store_message = pull_noting  # noqa: SLF001
+    hooked._push_messages = push_until_answered  # noqa: SLF001
 
 
 if __name__ == "__main__":
