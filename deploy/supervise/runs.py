@@ -22,6 +22,7 @@ from server.registry import (
     QUEUED,
     RUNNING,
     STOPPED,
+    DecisionRow,
     RunRow,
 )
 from server.run import read_run
@@ -29,6 +30,7 @@ from server.run import read_run
 ASK_FLOWER_SECONDS = 3.0
 MOST_CRASHES = 5
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # between attempts that closed no round
+DECIDED = {"pause": "paused there", "withdraw": "withdrawn", "deny": "denied"}
 DISK_SECONDS = 5.0  # between two looks whether a run's folder can be written again
 
 
@@ -102,6 +104,10 @@ class RunDesk:
         )
         if away:
             sentence += f"; approved but not there: {', '.join(away)}"
+        for decision, words in DECIDED.items():
+            rows = self._registry.rows(DecisionRow, hash=row.hash, decision=decision)
+            if rows:
+                sentence += f"; {words}: {', '.join(sorted(d.site for d in rows))}"
         if sentence != row.sentence:
             self._set(row, row.state, sentence)
         return False

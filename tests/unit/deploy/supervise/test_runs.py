@@ -103,6 +103,21 @@ def refuse(monkeypatch, number):
     monkeypatch.setattr(storage, "_write_probe", write)
 
 
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [("pause", "paused there: A"), ("withdraw", "withdrawn: A"), ("deny", "denied: A")],
+)
+def test_a_run_that_waits_for_sites_says_what_their_people_decided(desk, decision, words):
+    key = {"site": "A", "hash": study_hash(STUDY)}
+    desk.registry.put(DecisionRow, key, decision=decision, decided=2.0)
+
+    row = desk.look()
+
+    assert row.state == QUEUED
+    assert row.sentence.startswith("waits for 1 more of 1 sites")
+    assert row.sentence.endswith(words)
+
+
 WORDS = {errno.ENOSPC: "disk is full", errno.EROFS: "cannot be written: Read-only file system"}
 
 
