@@ -653,7 +653,8 @@ def test_every_call_leaves_a_line_that_a_program_can_read(hub):
         for line in (hub.settings.folder / "logs" / "access.log").read_text().splitlines()
     ]
 
-    fields = ["time", "address", "site", "method", "uri", "status", "bytes_in", "bytes_out"]
+    fields = ["time", "address", "site", "method", "uri", "status", "bytes_in", "bytes_out",
+              "foreign_node"]  # fmt: skip
     assert all(list(line) == fields for line in lines)
     called = {(line["site"], line["method"], line["uri"], line["status"]) for line in lines}
     assert ("site-b", "POST", STUDIES, 200) in called

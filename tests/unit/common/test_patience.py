@@ -3,21 +3,22 @@
 import time
 
 import pytest
+from flwr.supercore import constant
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 
-from common.patience import look_again_after
+from common.patience import FIRST, LONGEST, TRIES, look_again_after
 
 NAMES = ("pull_objects", "pull_and_inflate_object_from_tree")
 
 
 @pytest.fixture(autouse=True)
-def flower_as_it_was():
-    before = {n: dict(getattr(inflatable_utils, n).__kwdefaults__) for n in NAMES}
-    yield
-    for name, defaults in before.items():
-        getattr(inflatable_utils, name).__kwdefaults__.clear()
-        getattr(inflatable_utils, name).__kwdefaults__.update(defaults)
+def flower_as_it_comes(monkeypatch):
+    usual = {FIRST: constant.PULL_INITIAL_BACKOFF, LONGEST: constant.PULL_BACKOFF_CAP,
+             TRIES: constant.PULL_MAX_TRIES_PER_OBJECT}  # fmt: skip
+    for name in NAMES:  # an earlier test may have begun a run, which changes it
+        function = getattr(inflatable_utils, name)
+        monkeypatch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | usual)
 
 
 def seconds_until_there(looks):
