@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +24,7 @@ import grpc
 from client.auditing import SiteSigner, audit
 from client.consent import Consent
 from client.hub import Hub
-from common.errors import FedsegError, RefusedError
+from common.errors import FedsegError, RefusedError, StorageError
 from common.events import SITE, JsonLines, emit
 from common.files import write_json
 from common.wire import control_pb2 as pb
@@ -183,11 +184,13 @@ class Agent:
             {"run": status.run, "round": status.round, "phase": status.phase,
              "done": status.done, "total": status.total, "ready": status.ready}
         )  # fmt: skip
-        write_json(
-            self._site.path / "run" / "agent.json",
-            {"time": time.time(), "hub": self._trouble or "reached", "worker": dict(told),
-             "sentences": self._sentences},
-        )  # fmt: skip
+        file = self._site.path / "run" / "agent.json"
+        with suppress(StorageError):  # a full disk; the hub is to hear of the site all the same
+            write_json(
+                file,
+                {"time": time.time(), "hub": self._trouble or "reached", "worker": dict(told),
+                 "sentences": self._sentences},
+            )  # fmt: skip
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, final
 
+from common.errors import StorageError
 from common.files import write_json
 from deploy.supervise.orphans import adopt_orphans, bury, end_descendants
 from deploy.supervise.program import Program, Running, kill_group
@@ -46,6 +47,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._ready_told: set[str] = set()
         self._chored = 0.0
+        self._told, self._disk_told = True, False
 
     @property
     def status_file(self) -> Path:
@@ -98,7 +100,8 @@ class Supervisor:
                 self._ready_told.add(name)
                 LOG.info("%s ready", name)
                 changed = True
-        if changed:
+        self._told = self._told and not changed
+        if not self._told:
             self._write_status()
         if time.monotonic() - self._chored >= 1.0:
             self._chored = time.monotonic()
@@ -118,13 +121,19 @@ class Supervisor:
                 LOG.exception("%s failed; tried again in a second", chore.__name__)
 
     def _write_status(self) -> None:
-        write_json(
-            self.status_file,
-            {
-                "supervisor": {"pid": os.getpid(), "started": _started(os.getpid())},
-                "programs": {name: self._status(r) for name, r in self._running.items()},
-            },
-        )
+        """Write how the programs are; where the disk is full, at one of the next looks."""
+        status = {
+            "supervisor": {"pid": os.getpid(), "started": _started(os.getpid())},
+            "programs": {name: self._status(r) for name, r in self._running.items()},
+        }
+        try:
+            write_json(self.status_file, status)
+        except StorageError as error:
+            if not self._disk_told:
+                LOG.warning("%s; the programs go on, make room", error)
+            self._disk_told = True
+            return
+        self._told, self._disk_told = True, False
 
     def _status(self, running: Running) -> dict[str, Any]:
         return {

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import StorageError
+from deploy.supervise import supervisor
 from deploy.supervise.orphans import bury, descendants
+from deploy.supervise.supervisor import Supervisor
 from tests.support.studies import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux")
@@ -109,3 +112,24 @@ def test_descendants_are_found_through_their_parents():
         until(lambda: len(descendants(child.pid)) == 1)
     finally:
         child.communicate()
+
+
+def test_a_status_that_cannot_be_written_ends_nothing_and_is_written_later(
+    tmp_path, monkeypatch, caplog
+):
+    def refuse(path, value):
+        raise StorageError(f"{path}: cannot be written: No space left on device")
+
+    made = Supervisor([], tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(supervisor, "write_json", refuse)
+    made._told = False
+    for _ in range(3):
+        made._look()
+    assert [r.message for r in caplog.records if "No space left" in r.message] != []
+    assert len([r for r in caplog.records if "make room" in r.message]) == 1
+    assert not made.status_file.exists()
+
+    monkeypatch.undo()
+    made._look()
+    assert json.loads(made.status_file.read_text())["programs"] == {}
