@@ -14,6 +14,7 @@ from client.data.patches import draw_batch
 from client.data.preprocessing import PreparedCase
 from common.events import SITE, emit
 from common.losses import Loss
+from common.losses.deep import answers_of, deep_loss
 from common.losses.partial import merge_unannotated
 from common.modality.affinity import ClassSums, class_sums, distillation_loss
 from common.modality.bank import set_modality
@@ -166,12 +167,17 @@ def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted) -> Tensor:
         fitted.used.setdefault(case.files.modality, set()).add(case.files.name)
     set_modality(network, [case.files.modality for case in cases])
     with torch.autocast(plan.device.type, torch.bfloat16, enabled=_is_mixed(plan)):
-        logits = network(x)
-    loss = x.new_zeros(())
-    for annotated, rows in _groups([case.files.annotated for case in cases]).items():
-        merged = merge_unannotated(logits[rows], y[rows], annotated)
-        loss = loss + plan.loss(*merged) * (len(rows) / len(cases))
-    return loss + _distil(logits, y, cases, plan, fitted)
+        answers = answers_of(network(x))
+    groups = _groups([case.files.annotated for case in cases])
+
+    def partial_loss(logits: Tensor, classes: Tensor) -> Tensor:
+        total = x.new_zeros(())
+        for annotated, rows in groups.items():
+            merged = merge_unannotated(logits[rows], classes[rows], annotated)
+            total = total + plan.loss(*merged) * (len(rows) / len(cases))
+        return total
+
+    return deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)
 
 
 def _distil(

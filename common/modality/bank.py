@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 LARGEST_GROUPS = 8
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+REPLACED = (_NormBase, nn.GroupNorm)  # a transformer's layer norms stay what they are
+NORMS = (*REPLACED, nn.LayerNorm)
 
 
 @final
@@ -32,14 +33,19 @@ class ModalityNorm(nn.Module):
         self.route: str | tuple[str, ...] = modalities[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each sample with the layer of its modality; (B, C, *space) in and out."""
+        """Normalise each sample with the layer of its modality; (B, C, *space) in and out.
+
+        Where a network has cut its samples into windows or slices, B is a multiple of the
+        samples, and those of one sample stand together.
+        """
         if isinstance(self.route, str):
             normalised: Tensor = self.bank[self.route](x)
             return normalised
+        pieces = x.shape[0] // len(self.route)
         parts = []
         order: list[int] = []
         for name in sorted(set(self.route)):
-            rows = [i for i, route in enumerate(self.route) if route == name]
+            rows = [i for i in range(x.shape[0]) if self.route[i // pieces] == name]
             parts.append(self.bank[name](x[rows]))
             order += rows
         back = torch.tensor(order, device=x.device).argsort()
@@ -69,12 +75,12 @@ def replace_norms(network: nn.Module, norm: str) -> None:
         norm: ``group`` (the largest number of groups up to 8 that divides the channels),
             ``batch``, ``instance`` or ``layer`` (over channels and space).
     """
-    _swap(network, lambda layer: _norm_like(layer, norm))
+    _swap(network, lambda layer: _norm_like(layer, norm), REPLACED)
 
 
 def put_banks(network: nn.Module, modalities: Sequence[str]) -> None:
     """Put a bank in the place of every normalisation layer of a network, in place."""
-    _swap(network, lambda layer: ModalityNorm(layer, modalities))
+    _swap(network, lambda layer: ModalityNorm(layer, modalities), NORMS)
 
 
 def fold(network: nn.Module, modality: str) -> nn.Module:
@@ -93,10 +99,14 @@ def norm_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _swap(network: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
+def _swap(
+    network: nn.Module,
+    make: Callable[[nn.Module], nn.Module],
+    kinds: tuple[type[nn.Module], ...],
+) -> None:
     """Replace each norm once, in every place where a network registers it (DynUNet: twice)."""
     made: dict[int, nn.Module] = {}
-    for parent, name, layer in list(_children(network, NORMS)):
+    for parent, name, layer in list(_children(network, kinds)):
         if id(layer) not in made:
             made[id(layer)] = make(layer)
         parent._modules[name] = made[id(layer)]  # noqa: SLF001

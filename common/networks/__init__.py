@@ -10,6 +10,7 @@ from torch import nn
 from common.catalogue import Catalogue, Entry
 from common.modality.bank import put_banks, replace_norms
 from common.networks.monai_networks import build_basic_unet, build_dynunet, build_unet
+from common.networks.rows import COMPOSED
 from common.seeds import seed_of
 from common.study.networks import BasicUNet, DynUNet, UNet
 from common.study.study import Study
@@ -35,6 +36,7 @@ NETWORKS = Catalogue(
             "the network of nnU-Net",
             "Isensee et al. 2021, doi:10.1038/s41592-020-01008-z; MONAI DynUNet",
         ),
+        *COMPOSED,
     ),
 )
 

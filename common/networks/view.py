@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.modality.bank import norm_layers
+from common.networks.blocks.parts import Head
 from common.parameters import SHARED, SITE_ONLY, Parameter, Table, check_weights
 from common.study.study import Study
 from common.tensors import Weights
@@ -77,16 +78,17 @@ def _tensors_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _heads(network: nn.Module) -> dict[str, int]:
-    """Name the last convolution's arrays, with the axis on which its labels stand."""
-    name, layer = [
-        (name, module)
-        for name, module in network.named_modules()
-        if isinstance(module, _CONVOLUTIONS)
-    ][-1]
-    axis = 1 if isinstance(layer, _TRANSPOSED) else 0
-    heads = {f"{name}.weight": axis}
-    if layer.bias is not None:
-        heads[f"{name}.bias"] = 0
+    """Name the arrays of the last convolutions, with the axis on which their labels stand."""
+    modules = dict(network.named_modules())
+    names = [f"{name}.convolution" for name, m in modules.items() if isinstance(m, Head)]
+    if not names:
+        names = [name for name, m in modules.items() if isinstance(m, _CONVOLUTIONS)][-1:]
+    heads = {}
+    for name in names:
+        layer = modules[name]
+        heads[f"{name}.weight"] = 1 if isinstance(layer, _TRANSPOSED) else 0
+        if layer.bias is not None:
+            heads[f"{name}.bias"] = 0
     return heads
 
 

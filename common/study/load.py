@@ -74,7 +74,7 @@ def study_problems(study: Study) -> list[Problem]:
         *_training_problems(study.training),
         *_federation_problems(study),
         *_augmentation_problems(study),
-        *[(("network", where), what) for where, what in study.network.problems()],
+        *_network_problems(study),
         *[(("loss", where), what) for where, what in study.loss.problems()],
         *[
             (("federation", "method", w), what)
@@ -160,6 +160,16 @@ def _patch_problems(study: Study) -> list[Problem]:
         )
     if spacing is not None and any(not 0.01 <= step <= 100 for step in spacing):  # noqa: PLR2004
         problems.append((("spacing_mm",), f"is {list(spacing)}, expected 0.01 to 100 mm each"))
+    return problems
+
+
+def _network_problems(study: Study) -> list[Problem]:
+    network = study.network
+    problems: list[Problem] = [(("network", where), what) for where, what in network.problems()]
+    if study.dimensions not in network.dimensions:
+        has = " and ".join(f"{d}-D" for d in network.dimensions)
+        what = f"{network.name} exists in {has} only, but the study is {study.dimensions}-D"
+        problems.append((("network", "name"), what))
     return problems
 
 

@@ -8,11 +8,36 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-Norm = Literal["group", "batch", "instance", "layer"]
+from common.study.composable import (
+    ASPPNonLocalUNet,
+    ASPPUNet,
+    AttentionUNet,
+    CBAMUNet,
+    CENet,
+    ComposableUNet,
+    DenseUNet,
+    DepthwiseUNet,
+    GLCAUNet,
+    GraphUNet,
+    HDCUNet,
+    InceptionUNet,
+    LightHybridUNet,
+    Network,
+    NonLocalUNet,
+    Norm,
+    Pseudo3DUNet,
+    PSPUNet,
+    R2UNet,
+    ResidualUNet,
+    SCSEUNet,
+    SEUNet,
+    SurveyUNet,
+    UNet3D,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNet:
+class UNet(Network):
     """MONAI's residual U-Net: strided convolutions down, transposed convolutions up.
 
     Attributes:
@@ -56,7 +81,7 @@ class UNet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BasicUNet:
+class BasicUNet(Network):
     """MONAI's plain U-Net: two convolutions a level, four poolings, concatenated skips.
 
     Attributes:
@@ -84,7 +109,7 @@ class BasicUNet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynUNet:
+class DynUNet(Network):
     """MONAI's DynUNet, the network of nnU-Net, without deep supervision.
 
     Attributes:
@@ -127,7 +152,33 @@ class DynUNet:
         return found
 
 
-NetworkConfig = UNet | BasicUNet | DynUNet
+NetworkConfig = (
+    UNet
+    | BasicUNet
+    | DynUNet
+    | ComposableUNet
+    | SurveyUNet
+    | UNet3D
+    | ResidualUNet
+    | DenseUNet
+    | InceptionUNet
+    | DepthwiseUNet
+    | R2UNet
+    | LightHybridUNet
+    | Pseudo3DUNet
+    | AttentionUNet
+    | SEUNet
+    | SCSEUNet
+    | CBAMUNet
+    | NonLocalUNet
+    | GLCAUNet
+    | PSPUNet
+    | CENet
+    | ASPPUNet
+    | HDCUNet
+    | ASPPNonLocalUNet
+    | GraphUNet
+)
 
 
 def _common_problems(

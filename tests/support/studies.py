@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.messages import Accounting, Enrolment, Update, UpdateReport
+from common.networks.rows import COMPOSED
 from common.parameters import Parameter
 from common.study import Label, Modality, Study, Training, study_hash
 from common.study.networks import BasicUNet, DynUNet, UNet
@@ -16,6 +17,7 @@ TINY = {
     "unet": UNet(channels=(4, 8, 8), strides=(2, 2), residual_units=1),
     "basic_unet": BasicUNet(features=(4, 4, 8, 8, 16, 4)),
     "dynunet": DynUNet(filters=(4, 8, 8), strides=(2, 2)),
+    **{entry.name: entry.config(widths=(8, 8, 16)) for entry in COMPOSED},
 }
 
 TEXT = """\
