@@ -39,20 +39,20 @@ def write_pictures(
         if case.reference is None:
             continue
         image, _ = read_image(case.files.images, study, case.files.name)
-        place = _fullest_slice(case.reference)
-        base = _grey(_slice(image[0], place))
+        place = fullest_slice(case.reference)
+        base = grey_of(slice_of(image[0], place))
         layers = {
-            "image": np.zeros_like(_slice(case.reference, place)),
-            "reference": _slice(case.reference, place),
+            "image": np.zeros_like(slice_of(case.reference, place)),
+            "reference": slice_of(case.reference, place),
         }
         layers |= {
-            model: _slice(maps[case.files.name], place)
+            model: slice_of(maps[case.files.name], place)
             for model, maps in predictions.items()
             if case.files.name in maps
         }
         for layer, labels in layers.items():
             name = f"{case.files.modality}-{case.files.name}-{layer}.png"
-            _write_png(folder / name, _painted(base, labels))
+            write_png(folder / name, painted(base, labels))
             index.append(
                 {
                     "case": case.files.name,
@@ -64,14 +64,14 @@ def write_pictures(
     write_json(folder / "index.json", index)
 
 
-def _fullest_slice(reference: np.ndarray) -> int | None:
+def fullest_slice(reference: np.ndarray) -> int | None:
     """Return the axial slice with the most labelled voxels; None in 2-D."""
     if reference.ndim == 2:  # noqa: PLR2004
         return None
     return int((reference > 0).sum(axis=(0, 1)).argmax())
 
 
-def _slice(volume: np.ndarray, place: int | None) -> np.ndarray:
+def slice_of(volume: np.ndarray, place: int | None) -> np.ndarray:
     """Cut a slice and turn it as radiologists look: patient's right at the left, front up."""
     flat = volume if place is None else volume[:, :, place]
     turned = flat[::-1, ::-1].T
@@ -79,13 +79,14 @@ def _slice(volume: np.ndarray, place: int | None) -> np.ndarray:
     return np.repeat(np.repeat(turned, factor, axis=0), factor, axis=1)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """Return a picture's grey levels, 0 to 255, the darkest and brightest 1 % cut off."""
     low, high = np.percentile(image, (1, 99))
     grey: np.ndarray = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
     return grey.astype(np.uint8)
 
 
-def _painted(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def painted(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Draw the outline of each label over the image; (H, W, 3), uint8."""
     picture = np.repeat(grey[..., None], 3, axis=2)
     for label in np.unique(labels[labels > 0]):
@@ -110,7 +111,8 @@ COLOURS = np.array(
 )
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3), uint8, whole or not at all."""
     from PIL import Image
 
     with writing(path) as file:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from client.data.dataset import CaseFiles
 from client.data.preprocessing import finish, prepare
 from client.data.reading import RawCase, read_image, write_label
@@ -52,17 +54,11 @@ def predict_file(
         CaseError: If the image cannot be used.
     """
     study = model.study
-    if modality not in study.modalities:
-        raise InputError(f"modality {modality!r} {unknown(modality, study.modalities)}")
+    check_modality(model, modality)
     if not target.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{target}: a label map is NIfTI; let its name end in .nii.gz")
     if len(images) != study.channels:
         raise InputError(f"{len(images)} image files, the study has {study.channels} channels")
-    if (
-        study.modalities[modality].intensity == "hounsfield"
-        and modality not in model.statistics
-    ):
-        raise InputError(f"the run pooled no intensities of {modality}; no site had any")
     place = choose_device(device)
     image, geometry = read_image(tuple(images), study, images[0].name)
     files = CaseFiles(
@@ -77,8 +73,26 @@ def predict_file(
     )
     case = prepare(RawCase(files=files, image=image, label=None, geometry=geometry), study)
     case = finish(case, model.statistics.get(modality))
-    network = build_network(study)
-    NamedArrays(network, study).write(model.weights)
-    labels = predict_label(network.to(place), case, study, place)
+    labels = predict_label(network_of(model).to(place), case, study, place)
     write_label(target, labels, geometry)
     return {name: int((labels == i + 1).sum()) for i, name in enumerate(study.label_names)}
+
+
+def check_modality(model: Model, modality: str) -> None:
+    """Refuse a modality that the run cannot segment.
+
+    Raises:
+        InputError: If it is unknown, or its statistics are not in the run.
+    """
+    known = model.study.modalities
+    if modality not in known:
+        raise InputError(f"modality {modality!r} {unknown(modality, known)}")
+    if known[modality].intensity == "hounsfield" and modality not in model.statistics:
+        raise InputError(f"the run pooled no intensities of {modality}; no site had any")
+
+
+def network_of(model: Model) -> nn.Module:
+    """Build the network with the model's weights."""
+    network = build_network(model.study)
+    NamedArrays(network, model.study).write(model.weights)
+    return network

@@ -213,6 +213,25 @@ def predict(
     print(f"{out}: " + ", ".join(f"{name} {count} voxels" for name, count in voxels.items()))
 
 
+@app.command()
+def explain(
+    folder: RunFolder,
+    case: Annotated[str, typer.Argument(help="A case of the site's.")],
+    site: Annotated[Path, typer.Option("--site", help="Profile of the site that has it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; by default the site's own.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Once for each; by default all that are found.")
+    ] = None,
+) -> None:
+    """Write pictures of why the network draws what it draws in a case, at the site."""
+    from deploy.cli.scoring import explain_files
+
+    for path in explain_files(folder, case, site, out, label or []):
+        print(path)
+
+
 # --- data and choices ----------------------------------------------------------------------
 
 
@@ -236,12 +255,32 @@ def phantoms(
 
 
 @app.command()
-def networks() -> None:
-    """List the networks that a study can name."""
+def networks(
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Measure a training step of each.")
+    ] = False,
+    patch: Annotated[int, typer.Option(min=1, help="Side of the patch for --cost.")] = 96,
+    dimensions: Annotated[int, typer.Option(min=2, max=3, help="For --cost.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step for --cost.")] = 2,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Networks for --cost; by default all.")
+    ] = None,
+) -> None:
+    """List the networks that a study can name, or what each costs on this machine."""
     from common.networks import NETWORKS
     from deploy.cli.choices import table_of
 
-    wide_console().print(table_of(NETWORKS))
+    if not cost:
+        wide_console().print(table_of(NETWORKS))
+        return
+    from deploy.cli.costs import cost_table, costs
+
+    chosen = [NETWORKS[name].config() for name in only or NETWORKS]
+    measured = []
+    for found in costs(chosen, patch=patch, batch=batch, dimensions=dimensions):
+        measured.append(found)
+        print(f"measured {found.name}", file=sys.stderr)
+    wide_console().print(cost_table(measured, patch=patch, batch=batch))
 
 
 @app.command()

@@ -1,15 +1,18 @@
 """A run's weights on images: one image, or a site's held-out cases."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from client.data.dataset import list_cases
 from client.predict import Model, predict_file
 from client.profile import load_profile
 from client.session import own_name
 from client.worker import SiteWorker
+from common.catalogue import unknown
 from common.errors import InputError
 from common.messages import Context, EvaluateJob, Pooled
 from common.parameters import SITE_ONLY, is_used_by, table_of
@@ -23,12 +26,46 @@ def predict_image(
     folder: Path, images: Sequence[Path], modality: str, target: Path, *, site: str, device: str
 ) -> dict[str, int]:
     """Segment one image with a run's best weights; see :func:`client.predict.predict_file`."""
-    study = read_run(folder).typed_study
+    return predict_file(model_of(folder, site), images, modality, target, device)
+
+
+def model_of(folder: Path, site: str) -> Model:
+    """Return a run's best weights with what they need, a site's own norms among them."""
     number, weights, pooled = best_of(folder)
     if _keeps_norms_at_sites(folder):
         weights |= read_tensors(_own_file(folder, site, number))
-    model = Model(study=study, weights=weights, statistics=pooled.statistics)
-    return predict_file(model, images, modality, target, device)
+    study = read_run(folder).typed_study
+    return Model(study=study, weights=weights, statistics=pooled.statistics)
+
+
+def explain_files(
+    folder: Path, case: str, profile_path: Path, out: Path | None, labels: Sequence[str]
+) -> list[Path]:
+    """Write pictures of why a run's best weights draw what they draw in a site's case.
+
+    Args:
+        folder: Of the run.
+        case: Name of a case in one of the site's data sets.
+        profile_path: Of the site.
+        out: Folder for the pictures; by default one in the site's own workspace.
+        labels: See :func:`client.explanations.explain_case`.
+
+    Raises:
+        InputError: If the site has no such case.
+    """
+    from client.explanations import explain_case
+
+    profile = load_profile(profile_path)
+    study, run = read_run(folder).typed_study, read_run(folder).run
+    known = [c for entry in profile.datasets for c in list_cases(entry, study)]
+    chosen = [c for c in known if c.name == case]
+    if not chosen:
+        names = [c.name for c in known]
+        raise InputError(f"{profile.name}: case {case!r} {unknown(case, names)}")
+    home = Path(os.environ.get("FEDSEG_HOME", Path.home() / ".fedseg"))
+    target = out or home / profile.name / "explanations" / run
+    model = model_of(folder, profile.name)
+    return [p for c in chosen for p in explain_case(model, c, target, labels, profile.device)]
 
 
 def _own_file(folder: Path, site: str, number: int) -> Path:
