@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo federation test test-all bench check fmt lint types layers docs protos wheel offline-bundle clean
+.PHONY: help setup demo federation test test-all bench survey check fmt lint types layers docs protos wheel offline-bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,8 +44,11 @@ test-all: $(VENV)/.dev  ## Also the slow ones
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(VENV)/.dev  ## Every benchmark, one after the other
-	for name in federating_cost hub_fold normalisation deployment_cost; do \
+	for name in federating_cost hub_fold normalisation composable deployment_cost; do \
 	  $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
+
+survey: $(VENV)/.dev  ## Train every network and loss as a federation; goes on where it stopped
+	$(BIN)/python tests/benchmarks/survey.py
 
 check: fmt lint types layers  ## Format, lint, types, import contracts
 
@@ -61,8 +64,9 @@ types: $(VENV)/.dev  ## Types
 layers: $(VENV)/.dev  ## Who may import whom
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.dev  ## Write the study reference from the types
+docs: $(VENV)/.dev  ## Write the pages that are drawn from the code
 	$(BIN)/python -m deploy.cli.reference docs/study.md
+	$(BIN)/python -m deploy.cli.survey_page docs/survey.md
 
 protos: $(VENV)/.dev  ## Generate common/wire from the .proto files
 	$(BIN)/python -m grpc_tools.protoc --proto_path=common/wire=common \

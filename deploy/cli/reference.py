@@ -61,14 +61,17 @@ def reference() -> str:
     return "\n".join([HEAD, *(_text(s) for top in tops for s in sections_of(top))])
 
 
-def sections_of(top: Section) -> Iterator[Section]:
-    """Yield a section and those of everything inside it, in the order of the fields."""
+def sections_of(top: Section, seen: set[type[Any]] | None = None) -> Iterator[Section]:
+    """Yield a section and those of everything inside it, each type at its first place only."""
+    seen = set() if seen is None else seen
+    seen.add(top.kind)
     yield top
     hints = get_type_hints(top.kind)
     for item in fields(top.kind):
         path = f"{top.path}.{item.name}" if top.path else item.name
         for inner in _inside(hints[item.name], path):
-            yield from sections_of(inner)
+            if inner.kind not in seen:
+                yield from sections_of(inner, seen)
 
 
 def _inside(kind: Any, path: str) -> list[Section]:
@@ -100,12 +103,29 @@ def _text(section: Section) -> str:
     ]
     table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows]
     end = table if rows else ["No keys of its own."]
+    parent = parent_of(section.kind)
+    if parent is not None:
+        end += ["", f"All other keys as those of `{name_of(parent)}`."]
     return "\n".join([_heading(section), "", prose, "", *end, ""])
 
 
 def documented_fields(section: Section) -> list[Field[Any]]:
-    """Return the fields that a person writes; the name of a choice stands in its heading."""
-    return [f for f in fields(section.kind) if not (section.is_choice and f.name == "name")]
+    """Return the fields that a person writes; the name of a choice stands in its heading.
+
+    Of a choice that is another with other defaults, only those.
+    """
+    found = [f for f in fields(section.kind) if not (section.is_choice and f.name == "name")]
+    parent = parent_of(section.kind)
+    if parent is None:
+        return found
+    usual = {f.name: f.default for f in fields(parent)}
+    return [f for f in found if f.name not in usual or f.default != usual[f.name]]
+
+
+def parent_of(kind: type[Any]) -> type[Any] | None:
+    """Return the choice that this one is with other defaults, or None."""
+    bases = (base for base in kind.__mro__[1:] if is_dataclass(base))
+    return next((b for b in bases if any(f.name == "name" for f in fields(b))), None)
 
 
 def _heading(section: Section) -> str:
@@ -119,7 +139,11 @@ def described(kind: type[Any]) -> tuple[str, dict[str, str]]:
     """Return a docstring's prose and its text for each attribute, as Markdown."""
     prose, _, rest = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", rest, re.MULTILINE)
-    return _markdown(prose), {name: _markdown(text).replace("|", "\\|") for name, text in found}
+    parent = parent_of(kind)
+    inherited = described(parent)[1] if parent is not None else {}
+    return _markdown(prose), inherited | {
+        name: _markdown(text).replace("|", "\\|") for name, text in found
+    }
 
 
 def _markdown(text: str) -> str:

@@ -91,7 +91,7 @@ def entries(kind: str) -> list[str]:
     return list(NETWORKS)
 
 
-def study_of(entry: str, kind: str) -> "Study":  # noqa: F821
+def study_of(entry: str, kind: str) -> "Study":
     """Return the study of a row: the network small, the rest the same for all."""
     from common.losses import LOSSES
     from common.networks import NETWORKS
