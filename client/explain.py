@@ -97,9 +97,9 @@ def seg_grad_cam(
     with _hooked([layer.register_forward_hook(keep)]), torch.enable_grad():
         score = network(image.detach().requires_grad_())[0, label][mask].sum()
         (gradient,) = torch.autograd.grad(score, kept[-1])
-    space = tuple(range(2, gradient.ndim))
-    weights = gradient.mean(dim=space, keepdim=True)
-    heat = (weights * kept[-1].detach()).sum(1, keepdim=True).relu()
+    gradient, maps = _as_volume(gradient, image), _as_volume(kept[-1].detach(), image)
+    weights = gradient.mean(dim=tuple(range(2, gradient.ndim)), keepdim=True)
+    heat = (weights * maps).sum(1, keepdim=True).relu()
     return _scaled(_enlarged(heat, image.shape[2:])[0, 0])
 
 
@@ -123,7 +123,7 @@ def guided_backpropagation(
             "the network has no rectifier that back-propagation could be guided at"
         )
 
-    def rising(_module: nn.Module, inward: Sequence[Tensor], _outward: Any) -> Any:
+    def rising(_module: nn.Module, inward: Sequence[Tensor | None], _outward: Any) -> Any:
         return tuple(g if g is None else g.clamp(min=0) for g in inward)
 
     x = image.detach().clone().requires_grad_()
@@ -196,10 +196,9 @@ def levels(network: nn.Module, image: Float[Tensor, "1 C *space"]) -> dict[str, 
         bottom = network.down[-1] if isinstance(network.bottom, nn.Identity) else network.bottom
         return {"coarsest level": bottom, "finest level": network.join[0]}
     sizes: list[tuple[int, nn.Module]] = []
-    axes = image.ndim
 
     def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == axes and output.requires_grad:
+        if isinstance(output, Tensor) and output.requires_grad and _is_map(output, image):
             sizes.append((prod(output.shape[2:]), module))
 
     heads = {id(m.convolution) for m in network.modules() if isinstance(m, Head)}
@@ -215,6 +214,18 @@ def levels(network: nn.Module, image: Float[Tensor, "1 C *space"]) -> dict[str, 
     found = {"coarsest level": [m for size, m in inner if size == smallest][-1]}
     found["finest level"] = [m for size, m in inner if size == largest][-1]
     return found
+
+
+def _is_map(output: Tensor, image: Tensor) -> bool:
+    """Whether a layer's output lies over the image, or over its slices one by one."""
+    if output.ndim == image.ndim:
+        return True
+    return output.ndim == FLAT == image.ndim - 1 and output.shape[0] == image.shape[-1]
+
+
+def _as_volume(maps: Tensor, image: Tensor) -> Tensor:
+    """Put the maps of slices, (D, C, H, W), together; others stay as they are."""
+    return maps if maps.ndim == image.ndim else maps.permute(1, 2, 3, 0)[None]
 
 
 # --- helpers ---------------------------------------------------------------------------------

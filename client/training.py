@@ -32,7 +32,7 @@ class Fit:
     Attributes:
         study: Loss, batch, schedule and the rest.
         cases: Training cases, ready.
-        loss: Of logits and class indices.
+        loss: Of logits, class indices and the share of the training that is done.
         augment: Changes one patch.
         device: Where the network is.
         steps: How many.
@@ -130,7 +130,8 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = schedule(training, plan.first_step + step, plan.total_steps)
         optimizer.zero_grad(set_to_none=True)
-        loss = _loss_of_batch(network, plan, fitted)
+        done = min((plan.first_step + step) / max(plan.total_steps, 1), 1.0)
+        loss = _loss_of_batch(network, plan, fitted, done)
         loss.backward()
         if plan.anchor is not None:
             _pull(network, plan.anchor, plan.study.federation.method.proximal_mu)
@@ -151,7 +152,7 @@ def fit(
     return fitted
 
 
-def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted) -> Tensor:
+def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted, done: float) -> Tensor:
     training = plan.study.training
     images, labels, cases = draw_batch(
         plan.cases,
@@ -174,7 +175,8 @@ def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted) -> Tensor:
         total = x.new_zeros(())
         for annotated, rows in groups.items():
             merged = merge_unannotated(logits[rows], classes[rows], annotated)
-            total = total + plan.loss(*merged) * (len(rows) / len(cases))
+            part = plan.loss(*merged, done, (0, *annotated))
+            total = total + part * (len(rows) / len(cases))
         return total
 
     return deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)

@@ -1,49 +1,80 @@
-"""Dice and cross entropy: configuration in, a function of logits and class indices out."""
+"""Losses of regions: configuration in, a function of logits and class indices out.
 
-from collections.abc import Callable
+MONAI's classes, set so that the value depends neither on the size of a patch nor on its type.
+"""
 
-from jaxtyping import Float, Int
 from monai.losses.dice import DiceLoss
+from monai.losses.dice import GeneralizedDiceLoss as MonaiGeneralizedDice
+from monai.losses.tversky import TverskyLoss
 from torch import Tensor
-from torch.nn import functional
 
-from common.study.losses import CrossEntropy, Dice, DiceCrossEntropy
+from common.losses.base import Classes, Logits, Loss, Scalar, single
+from common.losses.entropy import entropy_of
+from common.study.losses_region import Dice, DiceCrossEntropy, GeneralizedDice, Tversky
 
-Logits = Float[Tensor, "B C *space"]
-Classes = Int[Tensor, "B *space"]
-Scalar = Float[Tensor, ""]
+# A class weighs 1 / voxels², so that the sums of generalised Dice are near 1 / voxels: MONAI's
+# own 1e-5 is larger than that in a patch of 64³ voxels and flattens the loss.
+NO_SMOOTHING = 1e-12
 
 
-def build_dice(config: Dice | DiceCrossEntropy) -> Callable[[Logits, Classes], Scalar]:
-    """Build soft Dice; pooled over the batch, as a small structure may miss from a patch."""
-    dice = DiceLoss(
-        to_onehot_y=True, softmax=True, batch=True, include_background=config.include_background
+def build_dice(config: Dice) -> Loss:
+    """Build soft Dice or Jaccard."""
+    return _of_monai(
+        DiceLoss(
+            to_onehot_y=True,
+            softmax=True,
+            batch=not config.per_image,
+            include_background=config.include_background,
+            squared_pred=config.squared,
+            jaccard=config.jaccard,
+        )
     )
 
-    def loss(logits: Logits, labels: Classes) -> Scalar:
-        value: Tensor = dice(logits.float(), labels[:, None])
+
+def build_generalized_dice(config: GeneralizedDice) -> Loss:
+    """Build generalised Dice."""
+    return _of_monai(
+        MonaiGeneralizedDice(
+            to_onehot_y=True,
+            softmax=True,
+            batch=not config.per_image,
+            include_background=config.include_background,
+            w_type=config.weighting,
+            smooth_nr=NO_SMOOTHING,
+            smooth_dr=NO_SMOOTHING,
+        )
+    )
+
+
+def build_tversky(config: Tversky) -> Loss:
+    """Build the Tversky loss, pooled over the batch."""
+    return _of_monai(
+        TverskyLoss(
+            to_onehot_y=True,
+            softmax=True,
+            batch=True,
+            include_background=config.include_background,
+            alpha=config.false_positives,
+            beta=config.false_negatives,
+        )
+    )
+
+
+def build_dice_cross_entropy(config: DiceCrossEntropy) -> Loss:
+    """Build the weighted sum of soft Dice and cross entropy."""
+    dice = build_dice(Dice(include_background=config.include_background))
+
+    def score(logits: Logits, classes: Classes) -> Scalar:
+        entropy = entropy_of(logits, classes).mean()
+        region = config.dice_weight * dice(logits, classes)
+        return region + config.cross_entropy_weight * entropy
+
+    return single(score)
+
+
+def _of_monai(module: DiceLoss | MonaiGeneralizedDice | TverskyLoss) -> Loss:
+    def score(logits: Logits, classes: Classes) -> Scalar:
+        value: Tensor = module(logits, classes[:, None])
         return value
 
-    return loss
-
-
-def build_cross_entropy(_config: CrossEntropy) -> Callable[[Logits, Classes], Scalar]:
-    """Build cross entropy, the mean over voxels."""
-
-    def loss(logits: Logits, labels: Classes) -> Scalar:
-        return functional.cross_entropy(logits.float(), labels)
-
-    return loss
-
-
-def build_dice_cross_entropy(config: DiceCrossEntropy) -> Callable[[Logits, Classes], Scalar]:
-    """Build the weighted sum of the two."""
-    dice = build_dice(config)
-    entropy = build_cross_entropy(CrossEntropy())
-
-    def loss(logits: Logits, labels: Classes) -> Scalar:
-        return config.dice_weight * dice(
-            logits, labels
-        ) + config.cross_entropy_weight * entropy(logits, labels)
-
-    return loss
+    return single(score)

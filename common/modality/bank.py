@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-LARGEST_GROUPS = 8
+FLAT, LARGEST_GROUPS = 2, 8
 REPLACED = (_NormBase, nn.GroupNorm)  # a transformer's layer norms stay what they are
 NORMS = (*REPLACED, nn.LayerNorm)
 
@@ -67,15 +67,16 @@ def set_modality(network: nn.Module, route: str | Sequence[str]) -> None:
             module.route = chosen
 
 
-def replace_norms(network: nn.Module, norm: str) -> None:
+def replace_norms(network: nn.Module, norm: str, dimensions: int = 3) -> None:
     """Give every normalisation layer of a network another type, with affine parameters.
 
     Args:
         network: Changed in place.
         norm: ``group`` (the largest number of groups up to 8 that divides the channels),
             ``batch``, ``instance`` or ``layer`` (over channels and space).
+        dimensions: 2 or 3, of the maps of layers that do not tell it: group norms.
     """
-    _swap(network, lambda layer: _norm_like(layer, norm), REPLACED)
+    _swap(network, lambda layer: _norm_like(layer, norm, dimensions), REPLACED)
 
 
 def put_banks(network: nn.Module, modalities: Sequence[str]) -> None:
@@ -123,14 +124,15 @@ def _children(
                 yield parent, name, child
 
 
-def _norm_like(layer: nn.Module, norm: str) -> nn.Module:
+def _norm_like(layer: nn.Module, norm: str, dimensions: int) -> nn.Module:
     channels = int(getattr(layer, "num_features", 0) or getattr(layer, "num_channels", 0))
     if norm == "layer":
         return nn.GroupNorm(1, channels)
     if norm == "group":
         groups = max(n for n in range(1, LARGEST_GROUPS + 1) if channels % n == 0)
         return nn.GroupNorm(groups, channels)
-    flat = "2d" in type(layer).__name__
+    is_group = isinstance(layer, nn.GroupNorm)
+    flat = dimensions == FLAT if is_group else "2d" in type(layer).__name__
     if norm == "batch":
         return (nn.BatchNorm2d if flat else nn.BatchNorm3d)(channels)
     return (nn.InstanceNorm2d if flat else nn.InstanceNorm3d)(channels, affine=True)

@@ -11,6 +11,7 @@ from common.catalogue import Catalogue, Entry
 from common.modality.bank import put_banks, replace_norms
 from common.networks.monai_networks import build_basic_unet, build_dynunet, build_unet
 from common.networks.rows import COMPOSED
+from common.networks.whole import WHOLE
 from common.seeds import seed_of
 from common.study.networks import BasicUNet, DynUNet, UNet
 from common.study.study import Study
@@ -37,6 +38,7 @@ NETWORKS = Catalogue(
             "Isensee et al. 2021, doi:10.1038/s41592-020-01008-z; MONAI DynUNet",
         ),
         *COMPOSED,
+        *WHOLE,
     ),
 )
 
@@ -59,7 +61,7 @@ def build_network(study: Study) -> nn.Module:
             channels=study.channels,
             classes=len(study.classes),
         )
-    replace_norms(network, study.network.norm)
+    replace_norms(network, study.network.norm, study.dimensions)
     if study.sharing.norm == "per_modality":
         put_banks(network, tuple(sorted(study.modalities)))
     return network

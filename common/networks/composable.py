@@ -1,4 +1,4 @@
-"""The U-Net that is put together from parts; see :class:`common.study.composable.ComposableUNet`."""
+"""The U-Net put together from parts; see :class:`common.study.composable.ComposableUNet`."""
 
 from itertools import pairwise
 
@@ -73,6 +73,13 @@ class Composed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, channels, *space) to (B, classes, *space)."""
+        answering = len(self.heads) if self.training else 1
+        maps = self.maps(x)[:answering]
+        answers = [head(seen) for head, seen in zip(self.heads, maps, strict=False)]
+        return answers if len(answers) > 1 else answers[0]
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """(B, channels, *space) to what the heads see of each level, the finest first."""
         skips: list[Tensor] = []
         places: list[Tensor | None] = []
         for block in self.down[:-1]:
@@ -81,14 +88,13 @@ class Composed(nn.Module):
             x, where = self.pool(x) if self.keeps_places else (self.pool(x), None)
             places.append(where)
         x = self.bottom(self.down[-1](x))
-        answers: list[Tensor] = []
+        found: list[Tensor] = []
         for i in reversed(range(len(skips))):
             risen = self.up[i](x, places[i])
             skip = self.attention[i](skips[i], x) if len(self.attention) else skips[i]
             x = self.join[i](torch.cat([skip, risen], 1))
-            if i == 0 or (self.training and i < len(self.heads)):
-                answers.append(self.heads[i](x))
-        return answers[::-1] if len(answers) > 1 else answers[0]
+            found.append(x)
+        return found[::-1]
 
 
 def build_composable(

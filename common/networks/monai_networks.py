@@ -2,9 +2,11 @@
 
 from monai.networks.nets.basic_unet import BasicUNet as MonaiBasicUNet
 from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
+from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from monai.networks.nets.unet import UNet as MonaiUNet
 from torch import nn
 
+from common.study.backbones import SwinUNETR
 from common.study.networks import BasicUNet, DynUNet, UNet
 
 AFFINE_INSTANCE = ("instance", {"affine": True})
@@ -59,4 +61,20 @@ def build_dynunet(
         res_block=config.residual,
         norm_name=AFFINE_INSTANCE,
         act_name=("leakyrelu", {"inplace": False, "negative_slope": 0.01}),
+    )
+
+
+def build_swin_unetr(
+    config: SwinUNETR, *, dimensions: int, channels: int, classes: int
+) -> nn.Module:
+    """Build MONAI's Swin UNETR."""
+    return MonaiSwinUNETR(
+        spatial_dims=dimensions,
+        in_channels=channels,
+        out_channels=classes,
+        feature_size=config.features,
+        depths=config.depths,
+        window_size=config.window,
+        drop_rate=config.dropout,
+        norm_name=AFFINE_INSTANCE,
     )

@@ -5,7 +5,6 @@ bottom is a configuration of :class:`ComposableUNet`; torch-free, so that the hu
 """
 
 from dataclasses import dataclass
-from math import gcd
 from typing import Literal
 
 Norm = Literal["group", "batch", "instance", "layer"]
@@ -22,6 +21,7 @@ Activation = Literal["leaky_relu", "relu", "prelu", "elu", "gelu"]
 VOLUME_BLOCKS = ("separable", "pseudo3d")
 LARGEST_RATE = 64
 LARGEST_WIDTH, MOST_LEVELS = 4096, 8
+LARGEST_SIDE = 4096  # voxels of a patch
 
 
 class Network:
@@ -31,6 +31,10 @@ class Network:
     def dimensions(self) -> tuple[int, ...]:
         """Dimensions in which the network exists."""
         return (2, 3)
+
+    def largest_side(self, dimensions: int) -> int:  # noqa: ARG002
+        """Return the largest side of a patch, voxels, in 2 or 3 dimensions."""
+        return LARGEST_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +47,8 @@ class ComposableUNet(Network):
     Attributes:
         widths: Feature channels of each level, finest first; 2 to 8 levels.
         block: What a level is made of.
-        convolutions: Convolutions of a ``plain`` block, recurrent layers of a ``recurrent`` one;
-            other blocks have their own number.
+        convolutions: Convolutions of a ``plain`` block, recurrent layers of a ``recurrent``
+            one; other blocks have their own number.
         attention: What weighs the finer map before it is joined.
         bottom: What follows the coarsest level's block; ``block`` for nothing more.
         rates: Dilation rates of the bottom ``hdc``.
@@ -88,7 +92,7 @@ class ComposableUNet(Network):
         """Return (field, what is wrong) for combinations that cannot be built."""
         found = []
         levels = len(self.widths)
-        if not 2 <= levels <= MOST_LEVELS:
+        if not 2 <= levels <= MOST_LEVELS:  # noqa: PLR2004
             found.append(("widths", f"has {levels} entries, expected 2 to {MOST_LEVELS}"))
         if any(not 1 <= width <= LARGEST_WIDTH for width in self.widths):
             what = f"has {list(self.widths)[:9]}, expected each from 1 to {LARGEST_WIDTH}"
@@ -107,8 +111,8 @@ class ComposableUNet(Network):
             found.append(
                 (
                     "deep_supervision",
-                    f"is {self.deep_supervision}, expected 0 to {max(levels - 2, 0)}: fewer than "
-                    "the levels on the way up",
+                    f"is {self.deep_supervision}, expected 0 to {max(levels - 2, 0)}: fewer "
+                    "than the levels on the way up",
                 )
             )
         if not 0 <= self.dropout < 1:
@@ -119,9 +123,10 @@ class ComposableUNet(Network):
 def holes(rates: tuple[int, ...], kernel: int = 3) -> str:
     """Say which dilation rates leave places unseen; nothing if none do.
 
-    Wang et al. 2018, arXiv:1702.08502, equation 2: within a tooth of the saw, the largest
-    distance between seen places, M_i = max(M_{i+1} - 2 r_i, 2 r_i - M_{i+1}, r_i), must not be
-    above the kernel at its second layer, and the rates must not all share a factor.
+    Wang et al. 2018, arXiv:1702.08502, equation 2: within a tooth of the saw, which begins at
+    1, the largest distance between seen places,
+    M_i = max(M_{i+1} - 2 r_i, 2 r_i - M_{i+1}, r_i), must not be above the kernel at its second
+    layer.
     """
     if not rates or any(not 1 <= rate <= LARGEST_RATE for rate in rates):
         return f"has {list(rates)[:9]}, expected each from 1 to {LARGEST_RATE}"
@@ -134,17 +139,17 @@ def holes(rates: tuple[int, ...], kernel: int = 3) -> str:
         distance = tooth[-1]
         for rate in reversed(tooth[1:-1]):
             distance = max(distance - 2 * rate, 2 * rate - distance, rate)
-        if (len(tooth) > 1 and distance > kernel) or gcd(*tooth) > 1:
+        if tooth[0] != 1 or distance > kernel:
             return f"has {tooth}, which leaves places unseen; (1, 2, 5) leaves none"
     return ""
 
 
-# --- rows of the survey that are a choice of parts -----------------------------------------------
+# --- rows of the survey that are a choice of parts -------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyUNet(ComposableUNet):
-    """The survey's U-Net baseline as it is listed: five levels, bilinear up-sampling, no biases."""
+    """The survey's U-Net baseline as listed: five levels, bilinear up-sampling, no biases."""
 
     name: Literal["survey_unet"] = "survey_unet"  # type: ignore[assignment]
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, StudyError
+from common.study.composable import LARGEST_SIDE
+from common.study.losses import class_problems
 from common.study.study import BACKGROUND, Study, Training
 from common.study.typed import KeyPath, as_typed, parse_yaml, read_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 Problem = tuple[KeyPath, str]
-LARGEST_SIDE = 4096  # voxels of a patch
 
 
 def load_study(path: Path) -> Study:
@@ -59,6 +60,10 @@ def _long_form(plain: dict[str, Any]) -> dict[str, Any]:
     for place, key in ((long, "network"), (long, "loss"), (federation, "method")):
         if isinstance(place, dict) and isinstance(place.get(key), str):
             place[key] = {"name": place[key]}
+    terms = long["loss"].get("terms") if isinstance(long.get("loss"), dict) else None
+    for term in terms if isinstance(terms, list) else ():
+        if isinstance(term, dict) and isinstance(term.get("loss"), str):
+            term["loss"] = {"name": term["loss"]}
     training, dimensions = long.setdefault("training", {}), long.get("dimensions")
     if dimensions == 2 and isinstance(training, dict):  # noqa: PLR2004
         training.setdefault("patch", [128, 128])
@@ -75,7 +80,7 @@ def study_problems(study: Study) -> list[Problem]:
         *_federation_problems(study),
         *_augmentation_problems(study),
         *_network_problems(study),
-        *[(("loss", where), what) for where, what in study.loss.problems()],
+        *_loss_problems(study),
         *[
             (("federation", "method", w), what)
             for w, what in study.federation.method.problems()
@@ -130,6 +135,7 @@ def _patch_problems(study: Study) -> list[Problem]:
     problems: list[Problem] = []
     patch, divisor = study.training.patch, study.network.divisor
     where = ("training", "patch")
+    largest = study.network.largest_side(study.dimensions)
     if len(patch) != study.dimensions:
         problems.append(
             (
@@ -144,7 +150,8 @@ def _patch_problems(study: Study) -> list[Problem]:
         what = f"halves the patch too often; it would need sides above {LARGEST_SIDE}"
         problems.append((("network", "strides"), what))
     elif divisor > 0 and any(side % divisor or side < 2 * divisor for side in patch):
-        fitting = [max(2 * divisor, round(side / divisor) * divisor) for side in patch]
+        nearest = [max(2 * divisor, round(side / divisor) * divisor) for side in patch]
+        fitting = [min(side, largest) for side in nearest]
         problems.append(
             (
                 where,
@@ -153,6 +160,12 @@ def _patch_problems(study: Study) -> list[Problem]:
                 f"that works is {fitting}",
             )
         )
+    elif max(patch) > largest:
+        what = (
+            f"is {list(patch)}, but network {study.network.name} takes sides of {largest} at "
+            f"most in {study.dimensions}-D: its maps are larger than the patch"
+        )
+        problems.append((where, what))
     spacing = study.spacing_mm
     if spacing is not None and len(spacing) != study.dimensions:
         problems.append(
@@ -171,6 +184,16 @@ def _network_problems(study: Study) -> list[Problem]:
         what = f"{network.name} exists in {has} only, but the study is {study.dimensions}-D"
         problems.append((("network", "name"), what))
     return problems
+
+
+def _loss_problems(study: Study) -> list[Problem]:
+    found = study.loss.problems() + class_problems(study.loss, len(study.classes))
+    return [(("loss", *_parts(where)), what) for where, what in found]
+
+
+def _parts(where: str) -> KeyPath:
+    """Split a place such as ``terms.0.weight`` into the parts of a YAML path."""
+    return tuple(int(part) if part.isdecimal() else part for part in where.split("."))
 
 
 def _training_problems(training: Training) -> list[Problem]:

@@ -8,6 +8,19 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from common.study.backbones import (
+    BCDUNet,
+    CoarseToFine,
+    HDenseUNet,
+    KiNet,
+    KiUNet,
+    MedNeXt,
+    SAUNet,
+    SliceLSTM,
+    SwinUNETR,
+    UNetPlusPlus,
+    VNet,
+)
 from common.study.composable import (
     ASPPNonLocalUNet,
     ASPPUNet,
@@ -178,6 +191,17 @@ NetworkConfig = (
     | HDCUNet
     | ASPPNonLocalUNet
     | GraphUNet
+    | VNet
+    | UNetPlusPlus
+    | BCDUNet
+    | SliceLSTM
+    | CoarseToFine
+    | KiUNet
+    | KiNet
+    | HDenseUNet
+    | MedNeXt
+    | SwinUNETR
+    | SAUNet
 )
 
 

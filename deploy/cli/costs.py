@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
@@ -50,7 +51,7 @@ class NetworkCost:
 
 
 def costs(
-    configs: list[NetworkConfig], *, patch: int, batch: int, dimensions: int
+    configs: list[NetworkConfig], *, patch: int, batch: int, dimensions: Literal[2, 3]
 ) -> Iterator[NetworkCost]:
     """Measure one network after another.
 

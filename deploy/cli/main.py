@@ -277,7 +277,8 @@ def networks(
 
     chosen = [NETWORKS[name].config() for name in only or NETWORKS]
     measured = []
-    for found in costs(chosen, patch=patch, batch=batch, dimensions=dimensions):
+    volume = dimensions == 3  # noqa: PLR2004
+    for found in costs(chosen, patch=patch, batch=batch, dimensions=3 if volume else 2):
         measured.append(found)
         print(f"measured {found.name}", file=sys.stderr)
     wide_console().print(cost_table(measured, patch=patch, batch=batch))

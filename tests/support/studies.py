@@ -8,6 +8,7 @@ from common.messages import Accounting, Enrolment, Update, UpdateReport
 from common.networks.rows import COMPOSED
 from common.parameters import Parameter
 from common.study import Label, Modality, Study, Training, study_hash
+from common.study import backbones as whole
 from common.study.networks import BasicUNet, DynUNet, UNet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,17 @@ TINY = {
     "basic_unet": BasicUNet(features=(4, 4, 8, 8, 16, 4)),
     "dynunet": DynUNet(filters=(4, 8, 8), strides=(2, 2)),
     **{entry.name: entry.config(widths=(8, 8, 16)) for entry in COMPOSED},
+    "vnet": whole.VNet(width=2),
+    "unet_plus_plus": whole.UNetPlusPlus(features=(4, 4, 8, 8, 8, 4)),
+    "bcdu_net": whole.BCDUNet(widths=(8, 8, 16), dense=2),
+    "slice_lstm": whole.SliceLSTM(widths=(8, 8, 16)),
+    "coarse_to_fine": whole.CoarseToFine(widths=(8, 8, 16)),
+    "kiu_net": whole.KiUNet(widths=(4, 4)),
+    "ki_net": whole.KiNet(widths=(8, 8)),
+    "h_dense_unet": whole.HDenseUNet(widths=(8, 8, 16)),
+    "mednext": whole.MedNeXt(filters=4),
+    "swin_unetr": whole.SwinUNETR(features=12, depths=(1, 1, 1, 1)),
+    "sa_unet": whole.SAUNet(widths=(8, 8, 16)),
 }
 
 TEXT = """\

@@ -1,1 +1,1 @@
-"""What networks are put together from; each part is one class for two and for three dimensions."""
+"""What networks are put together from; each part is one class in two and three dimensions."""

@@ -1,4 +1,4 @@
-"""What weighs the finer map before it joins: (skip, coarser map) to a map of the skip's shape."""
+"""What weighs the finer map before it joins: (skip, coarser map) to one of the skip's shape."""
 
 from collections.abc import Callable
 
@@ -54,7 +54,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, skip: Tensor, _coarse: Tensor) -> Tensor:
         """Weigh (B, channels, *space) by channel."""
-        return skip * self.channels(_mean_over_space(skip))
+        weighed: Tensor = skip * self.channels(_mean_over_space(skip))
+        return weighed
 
 
 class SCSE(nn.Module):
@@ -108,13 +109,13 @@ class AttentionGate(nn.Module):
         convolution = nn.Conv2d if parts.dimensions == 2 else nn.Conv3d  # noqa: PLR2004
         self.of_skip = convolution(channels, inner, 2, stride=2, bias=False)
         self.of_coarse = parts.plain(coarse, inner)
-        self.psi, self.map = parts.plain(inner, 1), AttentionMap()
+        self.act, self.psi, self.map = nn.ReLU(), parts.plain(inner, 1), AttentionMap()
         self.leave = parts.convolution(channels, channels, 1, act=False)
         self._mode = "bilinear" if parts.dimensions == 2 else "trilinear"  # noqa: PLR2004
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         """Weigh (B, channels, *space) by place; ``coarse`` has half its sides."""
-        asked = self.psi((self.of_skip(skip) + self.of_coarse(coarse)).relu())
+        asked = self.psi(self.act(self.of_skip(skip) + self.of_coarse(coarse)))
         sides = skip.shape[2:]
         enlarged = functional.interpolate(
             asked.sigmoid(), sides, mode=self._mode, align_corners=False

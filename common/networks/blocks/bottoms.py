@@ -71,21 +71,21 @@ class PyramidPooling(nn.Module):
 
 
 class DenseAtrous(nn.Module):
-    """Four paths of dilated convolutions added to the map (Gu et al. 2019, arXiv:1903.02740)."""
+    """Paths of dilated convolutions added to the map (Gu et al. 2019, arXiv:1903.02740)."""
 
     def __init__(self, parts: Parts, channels: int) -> None:
         super().__init__()
         self.d1 = parts.plain(channels, channels, 3)
         self.d3 = parts.plain(channels, channels, 3, dilation=3)
         self.d5 = parts.plain(channels, channels, 3, dilation=5)
-        self.leave = parts.plain(channels, channels)
+        self.leave, self.act = parts.plain(channels, channels), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *space) in and out."""
         near = self.d1(x)
         middle = self.d3(near)
         paths = [self.leave(y) for y in (self.d3(x), middle, self.d5(middle))]
-        answer: Tensor = x + near.relu() + torch.stack([p.relu() for p in paths]).sum(0)
+        answer: Tensor = x + torch.stack([self.act(path) for path in (near, *paths)]).sum(0)
         return answer
 
 
@@ -183,14 +183,14 @@ class GraphReasoning(nn.Module):
         self.adjacency = nn.Parameter(torch.randn(NODES, NODES) / NODES)
         self.state = nn.Linear(inner, inner)
         self.leave, self.gamma = parts.plain(inner, channels), nn.Parameter(torch.zeros(1))
-        self.map = AttentionMap()
+        self.act, self.map = nn.ReLU(), AttentionMap()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *space) in and out."""
         assigned = self.map(self.assign(x).flatten(2).softmax(1))  # (B, nodes, places)
         total = assigned.sum(-1, keepdim=True).clamp_min(1e-6)
         nodes = assigned @ self.reduce(x).flatten(2).transpose(1, 2) / total
-        nodes = self.state(nodes - self.adjacency @ nodes).relu()
+        nodes = self.act(self.state(nodes - self.adjacency @ nodes))
         seen = (assigned.transpose(1, 2) @ nodes).transpose(1, 2)
         answer: Tensor = x + self.gamma * self.leave(seen.reshape(x.shape[0], -1, *x.shape[2:]))
         return answer

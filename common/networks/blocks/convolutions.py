@@ -1,6 +1,7 @@
 """The blocks that a level is made of: (B, channels, *space) to (B, out, *space)."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from monai.networks.blocks.convolutions import ResidualUnit
@@ -19,9 +20,7 @@ def plain(parts: Parts, config: ComposableUNet, channels: int, out: int) -> nn.M
     """Return convolutions one after another (Ronneberger et al. 2015, arXiv:1505.04597)."""
     first = max(out // 2, 1) if config.doubling and out > channels else out
     widths = [channels, first, *[out] * (config.convolutions - 1)]
-    return nn.Sequential(
-        *[parts.convolution(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-    )
+    return nn.Sequential(*[parts.convolution(a, b) for a, b in pairwise(widths)])
 
 
 def residual(parts: Parts, config: ComposableUNet, channels: int, out: int) -> nn.Module:

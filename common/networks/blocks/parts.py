@@ -61,7 +61,7 @@ class Parts:
     activation: str = "leaky_relu"
     dropout: float = 0.0
 
-    def convolution(
+    def convolution(  # noqa: PLR0913
         self,
         channels: int,
         out: int,
@@ -83,6 +83,10 @@ class Parts:
             dropout=self.dropout or None, dropout_dim=self.dimensions,
         )  # fmt: skip
         return layer
+
+    def twice(self, channels: int, out: int) -> nn.Module:
+        """Return two such convolutions of kernel 3, one after the other."""
+        return nn.Sequential(self.convolution(channels, out), self.convolution(out, out))
 
     def plain(
         self,

@@ -23,7 +23,7 @@ class Deconvolution(nn.Module):
 
 
 class Interpolation(nn.Module):
-    """Linear interpolation, then a convolution (Odena et al. 2016, doi:10.23915/distill.00003)."""
+    """Linear interpolation, then a convolution (Odena 2016, doi:10.23915/distill.00003)."""
 
     def __init__(self, parts: Parts, channels: int, out: int) -> None:
         super().__init__()

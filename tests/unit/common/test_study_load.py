@@ -25,8 +25,7 @@ def only_problem(text):
         (
             "name: unet",
             "name: unett",
-            "s.yaml, line 7: network.name: 'unett' is not known; "
-            "known: basic_unet, dynunet, unet; did you mean unet?",
+            "s.yaml, line 7: network.name: 'unett' is not known; known: aspp_nonlocal_unet, ",
         ),
         (
             "[4, 8]",
@@ -99,9 +98,13 @@ def test_a_key_of_another_network_is_unknown():
     assert problem.startswith("s.yaml, line 7: network.filters: unknown key")
 
 
+def test_an_unknown_network_is_told_with_the_nearest():
+    assert only_problem(text_with("name: unet", "name: unett")).endswith("; did you mean unet?")
+
+
 def test_all_problems_are_told_at_once():
     text = (
-        TEXT.replace("spleen", "3").replace("name: unet", "name: vnet") + "sed: 1\nseed: one\n"
+        TEXT.replace("spleen", "3").replace("name: unet", "name: wnet") + "sed: 1\nseed: one\n"
     )
 
     places = [problem.split(": ")[1] for problem in problems_of(text)]
