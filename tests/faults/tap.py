@@ -4,6 +4,7 @@ Put into every Python process of a site through ``sitecustomize``: whatever is w
 socket (Flower's node), and every message given to a gRPC channel with TLS (the control service).
 """
 
+import os
 from pathlib import Path
 
 SITECUSTOMIZE = """
@@ -45,7 +46,12 @@ def environment(folder: Path) -> dict[str, str]:
     kept = folder / "kept"
     kept.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    return {"PYTHONPATH": str(folder), "TAPPED": str(kept)}
+    return {"PYTHONPATH": before_all(folder), "TAPPED": str(kept)}
+
+
+def before_all(folder: Path) -> str:
+    """Return a search path with a folder before whatever is on it already."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
 def sent(folder: Path) -> dict[str, bytes]:

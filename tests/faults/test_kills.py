@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from common.study.load import parse_study
-from deploy.local import COORDINATOR, local_federation
+from deploy.local import COORDINATOR, LocalFederation, local_federation
 from server.registry import FINISHED
+from tests.faults import slow
 from tests.faults.lab import Lab, kill, quiet_end, watching
 from tests.support.federations import DEFAULTS, SMALL, last_weights, phantom_sites, same_bits
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 SITES = ["ct-1", "ct-2", "mr-1"]
 ROUNDS = 16
 LONGEST = 240.0
+SLOW_SECONDS = 0.8  # that ct-2 takes for a case that it validates, and while it sends
 STUDY = parse_study(
     SMALL.format(**{**DEFAULTS, "rounds": ROUNDS, "minimum": 1, "each": 0})
     .replace("steps: 3", "steps: 60")
@@ -32,7 +34,9 @@ def lab(tmp_path_factory):
     profiles = phantom_sites(folder / "data", modalities=("ct", "ct", "mr"))
     for profile in profiles:
         profile.write_text(profile.read_text() + "checkpoint_seconds: 0.5\n")
-    with local_federation(folder, profiles) as (federation, names):
+    known = LocalFederation(folder)
+    known.environments["ct-2"] = slow.environment(folder / "slow", SLOW_SECONDS)
+    with local_federation(folder, profiles, federation=known) as (federation, names):
         made = Lab(federation, STUDY, profiles, names)
         try:
             yield made
