@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -45,12 +46,21 @@ BUDGET = {
     3: {"steps": 15, "batch": 2, "patch": "[32, 32, 32]", "rounds": 12},
 }
 SIDE = {2: 64, 3: 32}
-# Sizes of networks that are no choice of parts; the others have widths of 8, 16, 32 and 32.
+USUAL = (8, 16, 32, 32)  # widths of the levels, where a network has levels
+# Sizes of the others.
 SMALLER: dict[str, dict[str, object]] = {
     "unet": {"channels": (8, 16, 32, 32)},
     "basic_unet": {"features": (8, 8, 16, 32, 32, 8)},
     "dynunet": {"filters": (8, 16, 32, 32)},
+    "vnet": {"width": 4},
+    "unet_plus_plus": {"features": (8, 8, 16, 32, 32, 8)},
+    "kiu_net": {"widths": (8, 16)},
+    "ki_net": {"widths": (8, 16)},
+    "mednext": {"filters": 8},
+    "swin_unetr": {"features": 12},
 }
+# Losses that are made to stand beside another, with their weight there.
+BESIDE_DICE = {"boundary": 0.05, "cldice": 0.5, "hausdorff": 0.01}
 # A row whose recipe does not fit the budget: what it needs, and why.
 OTHERWISE: dict[str, dict[str, object]] = {}
 
@@ -93,22 +103,34 @@ def entries(kind: str) -> list[str]:
 
 def study_of(entry: str, kind: str) -> "Study":
     """Return the study of a row: the network small, the rest the same for all."""
-    from common.losses import LOSSES
     from common.networks import NETWORKS
     from common.study.composable import ComposableUNet
     from common.study.load import parse_study
 
     if kind == "loss":
-        network, loss = ComposableUNet(widths=(8, 16, 32, 32)), LOSSES[entry].config()
+        network, loss = ComposableUNet(widths=USUAL), loss_of(entry)
     else:
-        config = NETWORKS[entry].config
-        usual = {"widths": (8, 16, 32, 32)} if issubclass(config, ComposableUNet) else {}
-        network = config(**SMALLER.get(entry, usual))
-        loss = None
+        network, loss = NETWORKS[entry].config(**SMALLER.get(entry, {"widths": USUAL})), None
     dimensions = network.dimensions[0]
     budget = {**BUDGET[dimensions], **OTHERWISE.get(entry, {})}
     study = parse_study(TEXT.format(dimensions=dimensions, **budget))
     return replace(study, network=network, **({"loss": loss} if loss else {}))
+
+
+def loss_of(entry: str) -> Any:
+    """Return a loss as a study would use it: one that needs another beside it, beside Dice."""
+    from common.losses import LOSSES
+    from common.study.losses import Sum, Term
+    from common.study.losses_region import Dice
+    from common.study.losses_voxel import Boundary
+
+    if entry == "sum":
+        growing = Term(loss=Boundary(), weight=0.01, end_weight=0.1, between="linear")
+        return Sum(terms=(Term(loss=Dice()), growing))
+    config = LOSSES[entry].config()
+    if entry in BESIDE_DICE:
+        return Sum(terms=(Term(loss=Dice()), Term(loss=config, weight=BESIDE_DICE[entry])))
+    return config
 
 
 def measure(entry: str, kind: str, data: Path) -> Row:
