@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ QUIET: Mapping[str, str] = {
     "NO_COLOR": "1",
 }
 COMMAND_SECONDS = 60
+CONFIGURATION = "config.toml"
 
 
 def tool(name: str) -> str:
@@ -55,13 +57,13 @@ class Flower:
     """
 
     def __init__(self, home: Path, address: str, root: Path) -> None:
-        self._home = home
+        self._home, self._address = home, address
         home.mkdir(parents=True, exist_ok=True)
-        write_text(
-            home / "config.toml",
+        self._configuration = (
             f'[superlink]\ndefault = "hub"\n[superlink.hub]\naddress = "{address}"\n'
-            f'root-certificates = "{root.resolve()}"\n',
+            f'root-certificates = "{root.resolve()}"\n'
         )
+        write_text(home / CONFIGURATION, self._configuration)
 
     def register(self, public_key: Path, site: str) -> str:
         """Make a node known by its public key; return Flower's name of it.
@@ -98,7 +100,22 @@ class Flower:
             for row in answer["runs"]
         }
 
+    def _configure(self) -> None:
+        """Write the configuration again where it cannot be used.
+
+        Flower writes it in place, so that a full disk leaves it empty.
+        """
+        file = self._home / CONFIGURATION
+        try:
+            held = tomllib.loads(file.read_text(encoding="utf-8"))
+            is_there = held["superlink"]["hub"]["address"] == self._address
+        except (OSError, ValueError, KeyError, TypeError):
+            is_there = False
+        if not is_there:
+            write_text(file, self._configuration)
+
     def _ask(self, *arguments: str) -> dict[str, Any]:
+        self._configure()
         done = subprocess.run(
             [tool("flwr"), *arguments, "--format", "json"],
             env={**os.environ, **environment(self._home)},
