@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from common.errors import InputError, RunError
+from common.errors import InputError, RunError, StorageError
 
+PRIMARY = 0xFF  # of an extended code of SQLite
+DISK_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 BUSY_SECONDS = 20.0
 SEEN_SECONDS = 60.0  # since its last report, until a site is away
 
@@ -217,6 +219,11 @@ class Registry:
             finally:
                 db.close()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & PRIMARY in DISK_CODES:
+                raise StorageError(
+                    f"the hub's register cannot be used: {error}; free space in the hub's "
+                    "folder or make it writable again"
+                ) from error
             raise RunError(f"{self.path}: the hub's register failed: {error}") from error
 
     def rows(self, kind: type[Row], **where: Any) -> list[Row]:

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from common.errors import InputError, RunError
+from common.errors import InputError, RunError, StorageError
 from server.registry import ADMITTED, QUEUED, Registry, RunRow, SiteRow
 
 
@@ -108,3 +108,21 @@ def test_a_register_of_an_older_fedseg_is_brought_up_to_date_once(registry):
     registry.create()
 
     assert (registry.site("A").state, registry.site("A").doubled) == (ADMITTED, 7.0)
+
+
+def test_a_register_on_a_full_disk_is_told_as_one_that_may_be_tried_again(
+    registry, monkeypatch
+):
+    class Full:
+        """A connection whose disk is full."""
+
+        row_factory = None
+
+        def execute(self, _):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: Full())
+    with pytest.raises(StorageError, match="disk is full; free space in the hub's"):
+        registry.rows(SiteRow)
