@@ -879,7 +879,7 @@ def test_no_planted_name_was_sent(town, matrix, run):
     with matrix(
         "34.wire",
         "the same, every byte that mr-1's programs gave to TLS and to gRPC since it joined",
-        "absent, also as UTF-16 and in base64; the weights and the site's own name are there",
+        "absent, also as UTF-16 and in base64; the weights and the site's reports are there",
     ) as case:
         sent = tap.sent(town.folder / "tap")
         coded = [PATIENT.encode(), PATIENT.encode("utf-16-le"), PATIENT.lower().encode()]

@@ -15,7 +15,7 @@ def test_the_committed_page_is_what_the_generator_writes():
 
 
 @pytest.mark.parametrize("line", LINES, ids=[line.words for line in LINES])
-def test_a_method_that_is_there_has_a_source_and_a_test_that_knows_it(line):
+def test_a_method_that_is_there_has_a_source_and_names_a_test_file_that_is_there(line):
     if not line.entry:
         return
     assert line.kind or line.source
