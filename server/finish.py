@@ -43,7 +43,7 @@ def _evaluate(
     *,
     test: bool = False,
 ) -> dict[str, Evaluation]:
-    arrays = arrays_of(journal.best_model if test else journal.model(number))
+    arrays = arrays_of(journal.whole_best_model() if test else journal.model(number))
     messages = {}
     for site in sites.present(grid):
         own, kinds = sites.own(site, arrays)

@@ -40,7 +40,7 @@ from common.files import sync_folder, writing
 from common.messages import Enrolment, UpdateReport
 from common.sealed import MISSING, read_sealed, write_sealed
 from common.study.typed import as_typed
-from common.tensors import Weights, check_digest, digest_of, write_tensors
+from common.tensors import CHANGED, Weights, check_digest, digest_of, write_tensors
 from server.run import run_of
 
 
@@ -167,6 +167,29 @@ class Journal:
     def best_model(self) -> Path:
         """The best round's weights."""
         return self._models / "best.safetensors"
+
+    def whole_model(self, number: int) -> Path:
+        """Return the weights file of a closed round, held against its checksum.
+
+        Raises:
+            DamagedError: If it is missing or is not what was written there.
+        """
+        check_digest(self.model(number), self.closed_round(number).digest)
+        return self.model(number)
+
+    def whole_best_model(self) -> Path:
+        """Return the best weights' file if it holds the weights of a closed round.
+
+        A run that goes on has them a moment before it says which round they are of.
+
+        Raises:
+            DamagedError: If it is missing or is not what was written there.
+        """
+        if not self.best_model.exists():
+            raise DamagedError(self.best_model, MISSING)
+        if digest_of(self.best_model) not in {c.digest for c in self.closed_rounds()}:
+            raise DamagedError(self.best_model, CHANGED)
+        return self.best_model
 
     @cached_property
     def run(self) -> str:

@@ -64,7 +64,7 @@ def read_matrix(run: Path) -> dict[str, dict[str, Evaluation]]:
 
 def _collect(grid: Grid, sites: Sites, journal: Journal, folder: Path) -> None:
     """Ask each site for the model that it trained alone; who refuses has no row."""
-    best = read_tensors(journal.best_model)
+    best = read_tensors(journal.whole_best_model())
     wanted = [s for s in sites.present(grid) if not (folder / f"{s}.safetensors").exists()]
     messages: dict[str, Message] = {
         site: sites.bare_message(site, ShareJob(context=sites.context(0)), protocol.SHARE)
@@ -90,7 +90,9 @@ def _score(
 ) -> Mapping[str, Any]:
     """Have one model scored at every site that shares a modality with it."""
     local = name != GLOBAL
-    model = journal.folder / MATRIX / f"{name}.safetensors" if local else journal.best_model
+    model = (
+        journal.folder / MATRIX / f"{name}.safetensors" if local else journal.whole_best_model()
+    )
     arrays = arrays_of(model)
     best = journal.read("best", dict[str, Any]) or {}
     number = int((best.get("best") or {}).get("round", 0))

@@ -89,6 +89,7 @@ def best_of(folder: Path) -> tuple[int, Weights, Pooled]:
 
     Raises:
         InputError: If the run has closed no round.
+        DamagedError: If the weights are not what was written there.
     """
     journal = Journal(folder)
     chosen: Chosen | None = journal.read("best", Chosen)
@@ -97,8 +98,8 @@ def best_of(folder: Path) -> tuple[int, Weights, Pooled]:
         raise InputError(f"{folder}: has closed no round yet")
     pooled = journal.read("pooled", Pooled) or Pooled()
     if chosen is not None and chosen.best is not None:
-        return chosen.best.round, read_tensors(journal.best_model), pooled
-    return len(rounds), read_tensors(journal.model(len(rounds))), pooled
+        return chosen.best.round, read_tensors(journal.whole_best_model()), pooled
+    return len(rounds), read_tensors(journal.whole_model(len(rounds))), pooled
 
 
 def evaluate_run(folder: Path, profile_path: Path, out: Path) -> tuple[Table, Path]:

@@ -39,21 +39,30 @@ def sending(folder: Path, site: str, file: str) -> tuple[int, Iterator[bytes]]:
 
     Raises:
         InputError: If the run has no such file for this site.
+        DamagedError: If the run's own file is not what was written there.
     """
     if file not in files_of(folder, site):
         raise InputError(f"{file[:80]}: the run has no such file for {site}")
     journal = Journal(folder)
-    held = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is sent
-    if file == RESULTS:
-        text = json.dumps(_results(journal, site), indent=1, sort_keys=True)
-        held.write(text.encode() + b"\n")
-    else:
-        number = len(journal.closed_rounds())
-        model = journal.best_model if file == BEST else journal.model(number)
-        _write_own_part(model, _enrolled(journal)[site].accounting, held)
+    held = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is sent, or below
+    try:
+        _write(journal, site, file, held)
+    except BaseException:
+        held.close()
+        raise
     size = held.tell()
     held.seek(0)
     return size, _pieces(held)
+
+
+def _write(journal: Journal, site: str, file: str, held: IO[bytes]) -> None:
+    if file == RESULTS:
+        text = json.dumps(_results(journal, site), indent=1, sort_keys=True)
+        held.write(text.encode() + b"\n")
+        return
+    number = len(journal.closed_rounds())
+    model = journal.whole_best_model() if file == BEST else journal.whole_model(number)
+    _write_own_part(model, _enrolled(journal)[site].accounting, held)
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:

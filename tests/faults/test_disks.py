@@ -106,8 +106,11 @@ PLACES = {
 }
 WAYS = {"full": full, "readonly": read_only}
 CASES = [(w, p) for w in WAYS for p in PLACES if (w, p) != ("readonly", "hub-database")]
-WORDS = {"full": ("disk is full", "No space left", "disk full", "cannot write", "cannot be written"),
-         "readonly": ("Read-only", "read-only", "cannot write", "cannot be written")}  # fmt: skip
+CLEAR = ("cannot write", "cannot be written", "free space in the hub's folder")
+WORDS = {
+    "full": ("disk is full", "No space left", "disk full", *CLEAR),
+    "readonly": ("Read-only", "read-only", *CLEAR),
+}
 
 
 def how_it_is(lab):

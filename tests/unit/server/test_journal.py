@@ -208,7 +208,8 @@ def written_run(folder):
     write_tensors(folder / "initial.safetensors", {"w": np.zeros(2, np.float32)}, {})
     write_run(folder, run_info(initial=digest_of(folder / "initial.safetensors")))
     journal = Journal(folder)
-    closed = close(journal, 1, accept(journal))
+    close(journal, 1, accept(journal))
+    journal.keep_best(1)
     accept(journal, number=2, loss=math.nan)
     journal.write("best", Chosen(best=Best(round=3, value=0.1), history={"3": 0.1}))
     journal.write("pooled", {"statistics": {"ct": [[-0.1, 1e300]]}})
@@ -220,7 +221,8 @@ def written_run(folder):
         "journal/pooled.json": lambda: journal.read("pooled", dict),
         "journal/round-0002/A.json": lambda: raise_damage(journal.updates(2)),
         "journal/round-0002/A.safetensors": lambda: raise_damage(journal.updates(2)),
-        "models/round-0001.safetensors": lambda: check_digest(journal.model(1), closed.digest),
+        "models/round-0001.safetensors": lambda: journal.whole_model(1),
+        "models/best.safetensors": journal.whole_best_model,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import InputError, RunInUseError
 from common.study.study import canonical_json, study_hash
-from common.tensors import TensorFile, read_tensors
+from common.tensors import TensorFile, digest_of, read_tensors
 from common.wire import control_pb2 as pb
 from common.wire.control_pb2_grpc import ControlStub, EnrolmentStub
 from deploy.simulation.build import build_run
@@ -16,7 +16,7 @@ from server.control import service
 from server.control.enrolment import EnrolmentService, Invitations
 from server.control.serve import build_server
 from server.control.service import ControlService
-from server.journal import Journal
+from server.journal import ClosedRound, Journal
 from server.registry import (
     ADMITTED,
     INVITED,
@@ -442,7 +442,15 @@ def run(hub, tmp_path):
         "enrolment",
         {"sites": {"A": enrolment, "B": {**enrolment, "site": "B"}}, "refused": {}},
     )
-    shutil.copy(tmp_path / "run" / "initial.safetensors", Journal(tmp_path / "run").best_model)
+    journal = Journal(tmp_path / "run")
+    shutil.copy(journal.model(0), journal.model(1))
+    journal.keep_best(1)
+    journal.close(
+        ClosedRound(
+            number=1, accepted=(), refused={}, digest=digest_of(journal.model(1)), seconds=1.0,
+            fold_seconds=0.1, gap_seconds=0.1,
+        )
+    )  # fmt: skip
     hub.admit("A")
     hub.admit("C")
     hub.registry.put(
@@ -463,7 +471,7 @@ def fetched(hub, run, file, site="A"):
 
 def test_a_site_gets_its_own_results_and_nobody_elses(hub, run):
     (summary,) = hub.call("Runs", pb.RunsRequest()).runs
-    assert list(summary.files) == ["results.json", "best.safetensors"]
+    assert list(summary.files) == ["results.json", "best.safetensors", "last.safetensors"]
 
     told = json.loads(fetched(hub, run.run, "results.json"))
 
@@ -503,3 +511,14 @@ def test_a_damaged_run_is_no_answer_and_no_story(hub, run, tmp_path):
     what, said = refused(lambda: fetched(hub, run.run, "results.json"))
     assert what == "UNAVAILABLE"
     assert str(tmp_path) not in said
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "last.safetensors"])
+def test_damaged_weights_are_not_handed_out(hub, run, tmp_path, file):
+    journal = Journal(tmp_path / "run")
+    model = journal.best_model if file.startswith("best") else journal.model(1)
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(data)
+
+    assert refused(lambda: fetched(hub, run.run, file))[0] == "UNAVAILABLE"
