@@ -2,6 +2,7 @@
 
 from common.catalogue import Entry
 from common.networks.cascades import build_coarse_to_fine, build_h_dense_unet
+from common.networks.detecting import build_detect_then_segment
 from common.networks.mednext import build_mednext
 from common.networks.monai_networks import build_swin_unetr
 from common.networks.nested import build_unet_plus_plus
@@ -24,6 +25,9 @@ WHOLE = tuple(
          "Novikov et al. 2019, arXiv:1807.02437"),
         (backbones.CoarseToFine, build_coarse_to_fine, "cascade: a second U-Net sees the first",
          "Christ et al. 2016, arXiv:1610.02177; Tu and Bai 2010, doi:10.1109/TPAMI.2009.186"),
+        (backbones.DetectThenSegment, build_detect_then_segment,
+         "cascade: a small U-Net finds the region that a second one segments",
+         "Zhou et al. 2017, arXiv:1612.08230; Roth et al. 2018, arXiv:1803.05431"),
         (backbones.KiUNet, build_kiu_net, "KiU-Net: maps that shrink beside maps that grow",
          "Valanarasu et al. 2020, arXiv:2006.04878"),
         (backbones.KiNet, build_ki_net, "Ki-Net: maps that grow, for small structures",

@@ -11,6 +11,7 @@ from typing import Literal
 from common.study.backbones import (
     BCDUNet,
     CoarseToFine,
+    DetectThenSegment,
     HDenseUNet,
     KiNet,
     KiUNet,
@@ -196,6 +197,7 @@ NetworkConfig = (
     | BCDUNet
     | SliceLSTM
     | CoarseToFine
+    | DetectThenSegment
     | KiUNet
     | KiNet
     | HDenseUNet

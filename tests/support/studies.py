@@ -24,6 +24,9 @@ TINY = {
     "bcdu_net": whole.BCDUNet(widths=(8, 8, 16), dense=2),
     "slice_lstm": whole.SliceLSTM(widths=(8, 8, 16)),
     "coarse_to_fine": whole.CoarseToFine(widths=(8, 8, 16)),
+    "detect_then_segment": whole.DetectThenSegment(
+        widths=(8, 8, 16), locator=(8, 8, 8), factor=2
+    ),
     "kiu_net": whole.KiUNet(widths=(4, 4)),
     "ki_net": whole.KiNet(widths=(8, 8)),
     "h_dense_unet": whole.HDenseUNet(widths=(8, 8, 16)),
