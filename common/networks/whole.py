@@ -9,8 +9,10 @@ from common.networks.nested import build_unet_plus_plus
 from common.networks.overcomplete import build_ki_net, build_kiu_net
 from common.networks.recurrent import build_bcdu_net, build_slice_lstm
 from common.networks.shape_attentive import build_sa_unet
+from common.networks.transfer import build_pretrained_unet
 from common.networks.vnet import build_vnet
 from common.study import backbones
+from common.study.transfer import PretrainedUNet
 
 WHOLE = tuple(
     Entry(config, build, summary, source)
@@ -36,6 +38,9 @@ WHOLE = tuple(
          "Li et al. 2018, arXiv:1709.07330"),
         (backbones.MedNeXt, build_mednext, "MedNeXt: large depthwise kernels, four sizes",
          "Roy et al. 2023, arXiv:2303.09975; MONAI MedNeXt"),
+        (PretrainedUNet, build_pretrained_unet, "U-Net on a ResNet that can be pretrained",
+         "Iglovikov and Shvets 2018, arXiv:1801.05746; Carreira and Zisserman 2017, "
+         "arXiv:1705.07750; MONAI FlexibleUNet"),
         (backbones.SwinUNETR, build_swin_unetr, "Swin UNETR: attention in shifted windows",
          "Hatamizadeh et al. 2022, arXiv:2201.01266; MONAI SwinUNETR"),
         (backbones.SAUNet, build_sa_unet, "SAUNet: a stream of shape, a decoder that explains",

@@ -48,6 +48,7 @@ from common.study.composable import (
     SurveyUNet,
     UNet3D,
 )
+from common.study.transfer import PretrainedUNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,7 @@ NetworkConfig = (
     | KiNet
     | HDenseUNet
     | MedNeXt
+    | PretrainedUNet
     | SwinUNETR
     | SAUNet
 )

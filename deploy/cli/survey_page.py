@@ -77,7 +77,8 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
         Line("nnU-Net's network", NETWORK, "dynunet"),
         Line("MedNeXt with kernels grown from smaller ones", NETWORK, "mednext", GOLDEN),
         Line("transformer: Swin UNETR", NETWORK, "swin_unetr"),
-        Line("encoder trained on natural images, inflated to 3-D"),
+        Line("encoder trained on natural images, inflated to 3-D", NETWORK, "pretrained_unet",
+             TRANSFER),
     ),
     "Blocks, attention and several scales": (
         Line("dense connections in each block", NETWORK, "dense_unet"),

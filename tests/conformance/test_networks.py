@@ -16,7 +16,7 @@ from tests.support.studies import TINY, small_study
 
 EACH = pytest.mark.parametrize("name", NETWORKS)
 PLACES = [(name, d) for name in NETWORKS for d in TINY[name].dimensions]
-SLOW = {("swin_unetr", 3)}  # at its smallest, 64 voxels a side
+SLOW = {("swin_unetr", 3), ("pretrained_unet", 3)}  # at their smallest, 64 voxels a side
 # where learning by heart is tried by default; one class serves both dimensions
 TRAINED = {p for p in PLACES if p[1] == TINY[p[0]].dimensions[0]}
 
