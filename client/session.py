@@ -151,6 +151,7 @@ class Session:
             others={m: from_message(a, self.device) for m, a in sorted(affinities.items())},
             distillation=study.distillation.weight * grown,
             anchor=anchor,
+            encoder_rate=study.network.encoder_factor(number),
             progress={"site": self.name, "round": number, "rounds": study.federation.rounds},
         )
 

@@ -18,11 +18,13 @@ from common.losses.deep import answers_of, deep_loss
 from common.losses.partial import merge_unannotated
 from common.modality.affinity import ClassSums, class_sums, distillation_loss
 from common.modality.bank import set_modality
+from common.networks.transfer import encoder_parameters
 from common.study.study import Study, Training
 
 Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 POLYNOMIAL_EXPONENT = 0.9
 SGD_MOMENTUM = 0.99
+ENCODER = "encoder"  # key of an optimiser's group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Fit:
         others: Class affinity of each modality, from the hub.
         distillation: Factor of the distillation loss in this stretch.
         anchor: Weights that the proximal term pulls towards, or none.
+        encoder_rate: Factor of the learning rate of an encoder that has its own; at 0 it stands
+            still.
         progress: Fields of the progress events: site, round.
     """
 
@@ -58,6 +62,7 @@ class Fit:
     distillation: float
     anchor: Sequence[Tensor] | None
     progress: Mapping[str, Any]
+    encoder_rate: float = 1.0
 
 
 @dataclass
@@ -78,17 +83,26 @@ class Fitted:
 
 
 def build_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Build the study's optimiser over all parameters of a network."""
+    """Build the study's optimiser over all parameters of a network.
+
+    One group; of a network whose encoder has a learning rate of its own, two, the second its.
+    """
     rate, decay = training.learning_rate, training.weight_decay
+    encoder = encoder_parameters(network)
+    held = {id(parameter) for parameter in encoder}
+    rest = [p for p in network.parameters() if id(p) not in held]
+    groups: list[dict[str, Any]] = [{"params": rest}]
+    if encoder:
+        groups.append({"params": encoder, ENCODER: True})
     if training.optimizer == "sgd":
         return torch.optim.SGD(
-            network.parameters(),
+            groups,
             lr=rate,
             momentum=SGD_MOMENTUM,
             nesterov=True,
             weight_decay=decay,
         )
-    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
 
 def schedule(training: Training, step: int, total: int) -> float:
@@ -123,12 +137,16 @@ def fit(
         after_step: Called with what came of the steps so far; it may end them by raising.
     """
     network.train()
+    for parameter in encoder_parameters(network):
+        parameter.requires_grad_(plan.encoder_rate > 0)
     fitted = Fitted() if fitted is None else fitted
     training = plan.study.training
     started, first = time.monotonic(), fitted.steps
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = schedule(training, plan.first_step + step, plan.total_steps)
+            factor = plan.encoder_rate if group.get(ENCODER) else 1.0
+            rate = schedule(training, plan.first_step + step, plan.total_steps)
+            group["lr"] = rate * factor
         optimizer.zero_grad(set_to_none=True)
         done = min((plan.first_step + step) / max(plan.total_steps, 1), 1.0)
         loss = _loss_of_batch(network, plan, fitted, done)

@@ -4,13 +4,16 @@ Builders return MONAI's network with instance norm; :func:`build_network` then g
 the study's norm, and a bank of them where the study keeps one set per modality.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.catalogue import Catalogue, Entry
 from common.modality.bank import put_banks, replace_norms
 from common.networks.monai_networks import build_basic_unet, build_dynunet, build_unet
 from common.networks.rows import COMPOSED
+from common.networks.transfer import TransferUNet, take_encoder
 from common.networks.whole import WHOLE
 from common.seeds import seed_of
 from common.study.networks import BasicUNet, DynUNet, UNet
@@ -43,15 +46,24 @@ NETWORKS = Catalogue(
 )
 
 
-def build_network(study: Study) -> nn.Module:
+def build_network(
+    study: Study,
+    encoder: Mapping[str, Tensor] | None = None,
+    told: Callable[[str], None] = lambda _sentence: None,
+) -> nn.Module:
     """Build the study's network, its weights drawn from the study's seed.
 
     Args:
         study: Names the network, its norm, and what is kept per modality.
+        encoder: State dict of a classifier from which the network's encoder starts.
+        told: Called with how much of it was taken.
 
     Returns:
         A network (B, C, *space) -> (B, classes, *space); the global random state is left
         as it was.
+
+    Raises:
+        InputError: If what is given for the encoder does not fit it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(study.seed, "initial weights"))
@@ -62,6 +74,8 @@ def build_network(study: Study) -> nn.Module:
             classes=len(study.classes),
         )
     replace_norms(network, study.network.norm, study.dimensions)
+    if encoder is not None and isinstance(network, TransferUNet):
+        told(take_encoder(network.encoder, encoder))
     if study.sharing.norm == "per_modality":
         put_banks(network, tuple(sorted(study.modalities)))
     return network

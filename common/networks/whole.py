@@ -2,14 +2,17 @@
 
 from common.catalogue import Entry
 from common.networks.cascades import build_coarse_to_fine, build_h_dense_unet
+from common.networks.detecting import build_detect_then_segment
 from common.networks.mednext import build_mednext
 from common.networks.monai_networks import build_swin_unetr
 from common.networks.nested import build_unet_plus_plus
 from common.networks.overcomplete import build_ki_net, build_kiu_net
 from common.networks.recurrent import build_bcdu_net, build_slice_lstm
 from common.networks.shape_attentive import build_sa_unet
+from common.networks.transfer import build_pretrained_unet
 from common.networks.vnet import build_vnet
 from common.study import backbones
+from common.study.transfer import PretrainedUNet
 
 WHOLE = tuple(
     Entry(config, build, summary, source)
@@ -24,6 +27,9 @@ WHOLE = tuple(
          "Novikov et al. 2019, arXiv:1807.02437"),
         (backbones.CoarseToFine, build_coarse_to_fine, "cascade: a second U-Net sees the first",
          "Christ et al. 2016, arXiv:1610.02177; Tu and Bai 2010, doi:10.1109/TPAMI.2009.186"),
+        (backbones.DetectThenSegment, build_detect_then_segment,
+         "cascade: a small U-Net finds the region that a second one segments",
+         "Zhou et al. 2017, arXiv:1612.08230; Roth et al. 2018, arXiv:1803.05431"),
         (backbones.KiUNet, build_kiu_net, "KiU-Net: maps that shrink beside maps that grow",
          "Valanarasu et al. 2020, arXiv:2006.04878"),
         (backbones.KiNet, build_ki_net, "Ki-Net: maps that grow, for small structures",
@@ -32,6 +38,9 @@ WHOLE = tuple(
          "Li et al. 2018, arXiv:1709.07330"),
         (backbones.MedNeXt, build_mednext, "MedNeXt: large depthwise kernels, four sizes",
          "Roy et al. 2023, arXiv:2303.09975; MONAI MedNeXt"),
+        (PretrainedUNet, build_pretrained_unet, "U-Net on a ResNet that can be pretrained",
+         "Iglovikov and Shvets 2018, arXiv:1801.05746; Carreira and Zisserman 2017, "
+         "arXiv:1705.07750; MONAI FlexibleUNet"),
         (backbones.SwinUNETR, build_swin_unetr, "Swin UNETR: attention in shifted windows",
          "Hatamizadeh et al. 2022, arXiv:2201.01266; MONAI SwinUNETR"),
         (backbones.SAUNet, build_sa_unet, "SAUNet: a stream of shape, a decoder that explains",

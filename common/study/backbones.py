@@ -188,6 +188,54 @@ class CoarseToFine(Pyramid):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectThenSegment(Pyramid):
+    """Cascade of detection and segmentation: a small U-Net finds, a larger one looks there.
+
+    The locator sees the patch reduced; the segmenter sees, at full resolution, one box of it
+    around the middle of what the locator takes for foreground, and the locator's logits there.
+    Outside the box the locator answers. Both are trained together, the locator with half the
+    weight of the whole. For structures that fill less of a patch than the box: a structure that
+    leaves the box is as coarse there as the locator is.
+
+    Attributes:
+        widths: Feature channels of each level of the segmenter, finest first; 2 to 8 levels.
+        locator: Feature channels of each level of the locator, finest first; 2 to 8 levels.
+        factor: How many times smaller the sides are that the locator sees: 1, 2, 4 or 8.
+        region: Side of the box as a share of the patch's, 0.1 to 1; rounded to what the
+            segmenter can take, and at least twice that. At 1 the box is all of the patch.
+        dropout: Probability of dropping a channel, 0 to below 1.
+        norm: Normalisation layer.
+    """
+
+    name: Literal["detect_then_segment"] = "detect_then_segment"
+    locator: tuple[int, ...] = (8, 16, 32)
+    factor: int = 4
+    region: float = 0.5
+
+    @property
+    def divisor(self) -> int:
+        """Every side of a patch must be a multiple of this, and at least twice it."""
+        return max(self.factor * int(2 ** (len(self.locator) - 1)), self._step)
+
+    @property
+    def _step(self) -> int:
+        return int(2 ** (len(self.widths) - 1))
+
+    def box(self, side: int) -> int:
+        """Return the side of the box in a patch of this side, voxels."""
+        nearest = round(self.region * side / self._step) * self._step
+        return min(max(nearest, 2 * self._step), side)
+
+    def problems(self) -> Problems:
+        """Return (field, what is wrong) for combinations that cannot be built."""
+        found = super().problems()
+        found += width_problems("locator", self.locator, least=2, most=MOST_LEVELS)
+        if self.factor not in (1, 2, 4, 8):
+            found.append(("factor", f"is {self.factor}, expected 1, 2, 4 or 8"))
+        return [*found, *range_problems("region", self.region, 0.1, 1.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class OverComplete(Network):
     """What Ki-Net and KiU-Net have in common; not a network by itself."""
 

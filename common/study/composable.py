@@ -36,6 +36,10 @@ class Network:
         """Return the largest side of a patch, voxels, in 2 or 3 dimensions."""
         return LARGEST_SIDE
 
+    def encoder_factor(self, number: int) -> float:  # noqa: ARG002
+        """Return the factor of the encoder's learning rate in a round, counted from 1."""
+        return 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComposableUNet(Network):

@@ -11,6 +11,7 @@ from typing import Literal
 from common.study.backbones import (
     BCDUNet,
     CoarseToFine,
+    DetectThenSegment,
     HDenseUNet,
     KiNet,
     KiUNet,
@@ -47,6 +48,7 @@ from common.study.composable import (
     SurveyUNet,
     UNet3D,
 )
+from common.study.transfer import PretrainedUNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +198,12 @@ NetworkConfig = (
     | BCDUNet
     | SliceLSTM
     | CoarseToFine
+    | DetectThenSegment
     | KiUNet
     | KiNet
     | HDenseUNet
     | MedNeXt
+    | PretrainedUNet
     | SwinUNETR
     | SAUNet
 )

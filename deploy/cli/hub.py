@@ -19,6 +19,10 @@ Folder = Annotated[
 ]
 HERE = Path("hub")
 SiteName = Annotated[str, typer.Argument(help="The site's name.")]
+EncoderWeights = Annotated[
+    Path | None,
+    typer.Option("--encoder-weights", help="The file that the study names by its SHA-256."),
+]
 RunName = Annotated[str, typer.Argument(help="The run, or the start of its name.")]
 
 
@@ -134,11 +138,12 @@ def start(
     study: Annotated[Path, typer.Argument(help="A study, or the folder of a built one.")],
     folder: Folder = HERE,
     note: Annotated[str, typer.Option(help="For the people at the sites.")] = "",
+    encoder_weights: EncoderWeights = None,
 ) -> None:
     """Offer a study to the sites and queue a run of it; it starts when enough approved."""
     from deploy.supervise.desk import start_study
 
-    row = start_study(_desk(folder), study, note)
+    row = start_study(_desk(folder), study, note, encoder=encoder_weights, told=print)
     print(f"run {row.run}: queued")
     print(f"study {row.hash}: offered")
     print("the sites see it with: fedseg site studies")

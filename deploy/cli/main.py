@@ -13,6 +13,7 @@ from common.errors import FedsegError
 from deploy.cli.audit import app as audit_app
 from deploy.cli.console import wide_console
 from deploy.cli.doctor import doctor
+from deploy.cli.hub import EncoderWeights
 from deploy.cli.hub import app as hub_app
 from deploy.cli.own_packages import check_own_packages
 from deploy.cli.site import app as site_app
@@ -103,12 +104,13 @@ def study_check(
 def study_build(
     file: Annotated[Path, typer.Argument(help="A study.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")],
+    encoder_weights: EncoderWeights = None,
 ) -> None:
     """Make a run's folder with the initial weights, for a hub that has no torch."""
     from common.study.load import load_study
     from deploy.simulation.build import build_run
 
-    info = build_run(load_study(file), out, {})
+    info = build_run(load_study(file), out, {}, encoder=encoder_weights, told=print)
     print(f"built {out}: run {info.run}, study {info.hash}")
 
 
@@ -121,6 +123,7 @@ def simulate(
     site: Sites = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    encoder_weights: EncoderWeights = None,
     processes: Processes = 1,
     quiet: Quiet = False,
 ) -> None:
@@ -128,7 +131,7 @@ def simulate(
     from deploy.cli.running import go_on, start
 
     if resume is not None:
-        if study is not None or site or out is not None:
+        if study is not None or site or out is not None or encoder_weights is not None:
             raise typer.BadParameter(
                 "--resume takes study and sites from the run; give it alone"
             )
@@ -136,7 +139,7 @@ def simulate(
         return
     if study is None:
         raise typer.BadParameter("give a study, or --resume RUN")
-    start(study, site or [], out, processes=processes, quiet=quiet)
+    start(study, site or [], out, encoder=encoder_weights, processes=processes, quiet=quiet)
 
 
 @app.command()

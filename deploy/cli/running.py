@@ -23,13 +23,22 @@ FEDERATION_SITES = "2ct,1mri"
 
 
 def start(
-    study_path: Path, sites: Sequence[Path], out: Path | None, *, processes: int, quiet: bool
+    study_path: Path,
+    sites: Sequence[Path],
+    out: Path | None,
+    *,
+    encoder: Path | None,
+    processes: int,
+    quiet: bool,
 ) -> None:
     """Check everything, make the run's folder, run it, report."""
     study = load_study(study_path)
     profiles = load_sites(sites, study, str(study_path))
     folder = out or _new_folder(Path("runs"), study.name)
-    start_run(study, list(zip(profiles, sites, strict=True)), folder)
+    told = Console(quiet=quiet).print
+    start_run(
+        study, list(zip(profiles, sites, strict=True)), folder, encoder=encoder, told=told
+    )
     go_on(folder, processes=processes, quiet=quiet)
 
 

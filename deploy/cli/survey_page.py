@@ -18,6 +18,7 @@ ALL_NETWORKS, ALL_LOSSES = (
     "tests/conformance/test_losses.py",
 )
 GOLDEN, EXPLAINED = "tests/golden/test_networks.py", "tests/unit/client/test_explain.py"
+DETECTING, TRANSFER = "tests/golden/test_detecting.py", "tests/golden/test_transfer.py"
 
 HEAD = """\
 # The survey's methods, and where they are
@@ -65,7 +66,8 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
         Line("LSTM on the skips: BCDU-Net", NETWORK, "bcdu_net", GOLDEN),
         Line("LSTM across slices", NETWORK, "slice_lstm", GOLDEN),
         Line("cascade from coarse to fine", NETWORK, "coarse_to_fine"),
-        Line("cascade of detection, then segmentation"),
+        Line("cascade of detection, then segmentation", NETWORK, "detect_then_segment",
+             DETECTING),
         Line("H-DenseUNet: 2-D and 3-D features fused", NETWORK, "h_dense_unet"),
         Line("light hybrid network, 3-D depthwise separable", NETWORK, "light_hybrid"),
         Line("pseudo-3D convolutions", NETWORK, "pseudo_3d"),
@@ -75,7 +77,8 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
         Line("nnU-Net's network", NETWORK, "dynunet"),
         Line("MedNeXt with kernels grown from smaller ones", NETWORK, "mednext", GOLDEN),
         Line("transformer: Swin UNETR", NETWORK, "swin_unetr"),
-        Line("encoder trained on natural images, inflated to 3-D"),
+        Line("encoder trained on natural images, inflated to 3-D", NETWORK, "pretrained_unet",
+             TRANSFER),
     ),
     "Blocks, attention and several scales": (
         Line("dense connections in each block", NETWORK, "dense_unet"),

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,13 +29,20 @@ def quiet_flower() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
-def start_run(study: Study, profiles: Sequence[tuple[Profile, Path]], folder: Path) -> RunInfo:
-    """Make a run's folder for a simulation with these sites."""
+def start_run(
+    study: Study,
+    profiles: Sequence[tuple[Profile, Path]],
+    folder: Path,
+    *,
+    encoder: Path | None = None,
+    told: Callable[[str], None] = lambda _sentence: None,
+) -> RunInfo:
+    """Make a run's folder for a simulation with these sites; see :func:`build_run`."""
     sites = {profile.name: str(path.resolve()) for profile, path in profiles}
     for path in sites.values():
         if SEPARATOR in path:
             raise InputError(f"{path}: a profile's path must not hold {SEPARATOR!r}; rename it")
-    return build_run(study, folder, sites)
+    return build_run(study, folder, sites, encoder=encoder, told=told)
 
 
 def run_simulation(

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -153,19 +153,35 @@ def renew_hub(hub: HubFolder, *, authorities: bool) -> Iterator[str]:
     yield "the SuperLink reads its certificate when it is next started"
 
 
-def start_study(hub: HubFolder, source: Path, note: str) -> RunRow:
+def start_study(
+    hub: HubFolder,
+    source: Path,
+    note: str,
+    *,
+    encoder: Path | None = None,
+    told: Callable[[str], None] = lambda _sentence: None,
+) -> RunRow:
     """Offer a study and queue a run of it.
 
     Args:
         hub: The hub.
         source: A study file, which is built here, or the folder of a built one.
         note: For the people at the sites.
+        encoder: File of the weights that the study names for its encoder.
+        told: Called with what was taken of it.
+
+    Raises:
+        InputError: If the study cannot be built, or its run is at the hub already.
     """
+    if encoder is not None and (source / "run.json").exists():
+        raise InputError(
+            f"{source}: is built already, with its encoder's weights; give it alone"
+        )
     with tempfile.TemporaryDirectory(dir=hub.path) as held:
         built = source
         if not (source / "run.json").exists():
             built = Path(held) / "run"
-            _build(source, built)
+            _build(source, built, encoder, told)
         info = read_run(built)
         folder = hub.runs / info.run
         if folder.exists():
@@ -186,11 +202,13 @@ def start_study(hub: HubFolder, source: Path, note: str) -> RunRow:
     return hub.registry.run(info.run)
 
 
-def _build(study: Path, folder: Path) -> None:
+def _build(
+    study: Path, folder: Path, encoder: Path | None, told: Callable[[str], None]
+) -> None:
     try:
         from deploy.simulation.build import build_run
 
-        build_run(load_study(study), folder, {})
+        build_run(load_study(study), folder, {}, encoder=encoder, told=told)
     except ImportError as error:
         raise InputError(
             f"{study}: drawing the first weights needs torch and MONAI, which a hub need not "

@@ -57,6 +57,7 @@ SMALLER: dict[str, dict[str, object]] = {
     "kiu_net": {"widths": (8, 16)},
     "ki_net": {"widths": (8, 16)},
     "mednext": {"filters": 8},
+    "pretrained_unet": {"encoder": "resnet10", "decoder": (32, 16, 16, 8, 8)},
     "swin_unetr": {"features": 12},
 }
 # Losses that are made to stand beside another, with their weight there.

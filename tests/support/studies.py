@@ -10,6 +10,7 @@ from common.parameters import Parameter
 from common.study import Label, Modality, Study, Training, study_hash
 from common.study import backbones as whole
 from common.study.networks import BasicUNet, DynUNet, UNet
+from common.study.transfer import PretrainedUNet
 
 ROOT = Path(__file__).resolve().parents[2]
 CT = Modality(intensity="hounsfield", window=(-160.0, 240.0))
@@ -24,10 +25,14 @@ TINY = {
     "bcdu_net": whole.BCDUNet(widths=(8, 8, 16), dense=2),
     "slice_lstm": whole.SliceLSTM(widths=(8, 8, 16)),
     "coarse_to_fine": whole.CoarseToFine(widths=(8, 8, 16)),
+    "detect_then_segment": whole.DetectThenSegment(
+        widths=(8, 8, 16), locator=(8, 8, 8), factor=2
+    ),
     "kiu_net": whole.KiUNet(widths=(4, 4)),
     "ki_net": whole.KiNet(widths=(8, 8)),
     "h_dense_unet": whole.HDenseUNet(widths=(8, 8, 16)),
     "mednext": whole.MedNeXt(filters=4),
+    "pretrained_unet": PretrainedUNet(encoder="resnet10", decoder=(16, 16, 8, 8, 8)),
     "swin_unetr": whole.SwinUNETR(features=12, depths=(1, 1, 1, 1)),
     "sa_unet": whole.SAUNet(widths=(8, 8, 16)),
 }

@@ -6,6 +6,7 @@ import torch
 
 from client.data.preprocessing import prepare
 from client.training import Fit, build_optimizer, fit
+from common.losses import build_loss
 from common.networks import build_network
 from common.study import Training
 from tests.support.nifti import box_label, random_image
@@ -25,6 +26,26 @@ def case_of(annotated):
     return replace(case, files=files, label=label, ready=True)
 
 
+def plan_of(study, cases, **changes):
+    """Return a plan of four steps that changes no patch; keywords replace fields."""
+    values = {
+        "study": study,
+        "cases": cases,
+        "loss": build_loss(study.loss),
+        "augment": lambda image, label, _rng: (image, label),
+        "device": torch.device("cpu"),
+        "steps": 4,
+        "first_step": 0,
+        "total_steps": 16,
+        "rng": np.random.default_rng(0),
+        "others": {},
+        "distillation": 0.0,
+        "anchor": None,
+        "progress": {},
+    }
+    return Fit(**{**values, **changes})
+
+
 def calls_of(annotated, *, first_step, total_steps):
     """Train for four steps and return what the loss was called with beside the voxels."""
     calls = []
@@ -34,21 +55,8 @@ def calls_of(annotated, *, first_step, total_steps):
         return logits.square().mean()
 
     network = build_network(STUDY)
-    plan = Fit(
-        study=STUDY,
-        cases=[case_of(annotated)],
-        loss=loss,
-        augment=lambda image, label, _rng: (image, label),
-        device=torch.device("cpu"),
-        steps=4,
-        first_step=first_step,
-        total_steps=total_steps,
-        rng=np.random.default_rng(0),
-        others={},
-        distillation=0.0,
-        anchor=None,
-        progress={},
-    )
+    changes = {"first_step": first_step, "total_steps": total_steps, "loss": loss}
+    plan = plan_of(STUDY, [case_of(annotated)], **changes)
     fit(network, build_optimizer(network, STUDY.training), plan)
     return calls
 
