@@ -101,7 +101,10 @@ def _typed(record: Any) -> Trial:
 
 
 def _give_up_unfinished(asked: "optuna.Study") -> None:
-    """Mark what was under way as failed and queue it, so that it is asked next."""
+    """Mark what was under way as failed; the next trial has its number, and so its point.
+
+    Optuna's own queue is no help: NSGA-II leaves what comes from there out of its population.
+    """
     from optuna.trial import TrialState
 
     for left in asked.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -109,8 +112,6 @@ def _give_up_unfinished(asked: "optuna.Study") -> None:
             _end(asked, left.number, _typed(left.user_attrs[RECORD]))
             continue
         asked.tell(left.number, state=TrialState.FAIL)
-        if left.params:
-            asked.enqueue_trial(left.params)
 
 
 def _sampler(name: str, seed: int, number: int) -> "optuna.samplers.BaseSampler":
