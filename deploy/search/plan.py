@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def claim(folder: Path, plan: Plan) -> None:
         if error.what != MISSING:
             raise
         check_folder(folder)
-        versions = {name: version(name) for name in VERSIONS_OF}
+        versions = {name: _version(name) for name in VERSIONS_OF}
         record = {"plan": asdict(plan), "hash": wanted, "versions": versions}
         write_sealed(folder / FILE, record, file=FILE, run="search")
         return
@@ -89,6 +89,13 @@ def claim(folder: Path, plan: Plan) -> None:
             f"{folder}: is another search ({_difference(held['plan'], told)}); give what it "
             "was begun with, or choose another --out"
         )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def check_folder(folder: Path) -> None:

@@ -44,8 +44,8 @@ def by_halving(curve: Curve, others: Sequence[Curve]) -> str:
     if better < kept:
         return ""
     return (
-        f"round {number}: Dice {best:.3f}, {better} of {len(there)} earlier trials of no more "
-        f"parameters are better and {kept} go on"
+        f"round {number}: Dice {best:.3f}, place {better + 1} of {len(there) + 1} trials of no "
+        f"more parameters; the best {kept} go on"
     )
 
 

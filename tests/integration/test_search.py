@@ -104,10 +104,8 @@ def test_a_search_that_was_killed_in_a_round_goes_on_in_that_round(
     measured = {"seconds": "", "round_bytes": ""}  # a message holds how long it took
     found = [[row | measured for row in rows_of(folder)] for folder in (whole, cut)]
     assert found[0] == found[1]
-    events = [
-        json.loads(line)
-        for line in (cut / "trials" / f"{len(rows_of(cut)):03d}" / "hub.jsonl").open()
-    ]
+    log = cut / "trials" / f"{len(rows_of(cut)):03d}" / "hub.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()]
     assert [e["closed"] for e in events if e["event"] == "run_started"] == [0, 1]
     assert (cut / LOG).exists()
     other = search(study, two_sites, cut, *options, "--prune", "none")

@@ -1,6 +1,7 @@
 """A search as a whole, its federations replaced by a formula."""
 
 import csv
+import sys
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,13 @@ def test_an_unknown_strategy_is_named_with_its_neighbour(tmp_path, sites):
         run_search(new_search(tmp_path / "s", sites, strategy="nsga"))
 
 
+def test_a_machine_without_optuna_is_told_how_to_have_it(tmp_path, sites, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+
+    with pytest.raises(InputError, match=r"pip install 'fedseg\[search\]'"):
+        run_search(new_search(tmp_path / "s", sites))
+
+
 def test_what_cannot_be_trained_costs_no_training_and_says_why(tmp_path, sites, trained):
     found = run_search(new_search(tmp_path / "s", sites, trials=30))
 
@@ -219,7 +227,7 @@ def test_the_median_needs_four_trials_and_the_halving_asks_at_rungs():
     assert by_median(low, [high] * 4).startswith("round 2: Dice 0.100, below 0.600")
     assert not by_median(low, [high] * 3 + [{"1": 0.9}])
     assert not by_halving(low, [high] * 5)
-    assert by_halving({"1": 0.1}, [high]).endswith("are better and 1 go on")
+    assert by_halving({"1": 0.1}, [high]).endswith("no more parameters; the best 1 go on")
     assert not by_halving({"1": 0.5}, [high] * 5)
 
 
