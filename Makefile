@@ -22,7 +22,7 @@ $(BIN)/python:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) "torch==2.13.0"
-	$(PIP) --editable .
+	$(PIP) --editable ".[search]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.run

@@ -85,6 +85,11 @@ def _in_process(profile: str, workspace: str) -> Worker:
     return SiteWorker.open(Path(profile), Path(workspace) if workspace else None)
 
 
+def forget_workers() -> None:
+    """Let go of the workers of simulations that are over, and of the cases that they hold."""
+    _in_process.cache_clear()
+
+
 @lru_cache(maxsize=64)
 def _remote(socket: str) -> Worker:
     from client.remote import RemoteWorker

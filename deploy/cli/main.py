@@ -32,7 +32,7 @@ app.add_typer(hub_app, name="hub")
 app.add_typer(site_app, name="site")
 
 INTERRUPTED = 130
-GO_ON = "interrupted; a run goes on with: fedseg simulate --resume RUN"
+GO_ON = "interrupted; a run goes on with: fedseg simulate --resume RUN; a search as it began"
 Processes = Annotated[int, typer.Option(min=1, help="Spread the sites over so many processes.")]
 Sites = Annotated[
     list[Path] | None, typer.Option("--site", help="A site's profile; once for each site.")
@@ -140,6 +140,31 @@ def simulate(
     if study is None:
         raise typer.BadParameter("give a study, or --resume RUN")
     start(study, site or [], out, encoder=encoder_weights, processes=processes, quiet=quiet)
+
+
+@app.command()
+def search(
+    study: Annotated[Path, typer.Argument(help="A study; its choice is where others vary.")],
+    site: Sites = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The search's folder; goes on there.")
+    ] = None,
+    over: Annotated[str, typer.Option(help="network, loss or both.")] = "network",
+    strategy: Annotated[str, typer.Option(help="random, tpe or nsga2.")] = "tpe",
+    trials: Annotated[int, typer.Option(min=1, help="Trained in all.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 4,
+    prune: Annotated[str, typer.Option(help="median, halving or none.")] = "median",
+    pick: Annotated[str, typer.Option(help="The best study: dice or knee.")] = "dice",
+    processes: Processes = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Search for a network or a loss, each trial a short federation."""
+    from deploy.cli.search import search as search_for
+
+    search_for(
+        study, site or [], out, over=over, strategy=strategy, prune=prune, pick=pick,
+        trials=trials, rounds=rounds, processes=processes, quiet=quiet,
+    )  # fmt: skip
 
 
 @app.command()

@@ -19,6 +19,7 @@ ALL_NETWORKS, ALL_LOSSES = (
 )
 GOLDEN, EXPLAINED = "tests/golden/test_networks.py", "tests/unit/client/test_explain.py"
 DETECTING, TRANSFER = "tests/golden/test_detecting.py", "tests/golden/test_transfer.py"
+SEARCHED = "tests/integration/test_search.py"
 
 HEAD = """\
 # The survey's methods, and where they are
@@ -121,7 +122,8 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
              "tests/golden/test_losses.py"),
         Line("deep supervision of any loss", "", "common.losses.deep.deep_loss", ALL_NETWORKS,
              "Lee et al. 2015, arXiv:1409.5185"),
-        Line("loss search"),
+        Line("loss search", "", "fedseg search --over loss", SEARCHED,
+             "weights by softmax; Akiba et al. 2019, arXiv:1907.10902"),
     ),
     "What a network sees": (
         Line("shape-attentive network: SAUNet", NETWORK, "sa_unet"),
@@ -134,7 +136,8 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
              "each network's own"),
     ),
     "Search": (
-        Line("architecture search: space, strategy, evaluation"),
+        Line("architecture search: space, strategy, evaluation", "", "fedseg search", SEARCHED,
+             "Elsken et al. 2019, arXiv:1808.05377"),
         Line("differentiable search: DiNTS"),
     ),
 }  # fmt: skip
