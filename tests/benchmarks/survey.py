@@ -76,7 +76,7 @@ class Row:
         ct_dice: Mean Dice of the held-out CT cases, over sites and labels.
         mr_dice: Of the MRI cases.
         parameters: Trainable numbers.
-        seconds: Of the whole run, on one thread.
+        seconds: Of the whole run, on one thread of a processor, waiting not counted.
         memory_mb: Peak of the process.
         note: What is to be known of it.
     """
@@ -149,9 +149,9 @@ def measure(entry: str, kind: str, data: Path) -> Row:
     profiles = sorted((data / str(study.dimensions)).glob("*.yaml"))
     with tempfile.TemporaryDirectory() as held:
         folder = built(study, profiles, Path(held) / "run")
-        began = time.monotonic()
+        began = time.process_time()
         run_simulation(folder)
-        seconds = time.monotonic() - began
+        seconds = time.process_time() - began
         final = Journal(folder).read("final", dict[str, Evaluation]) or {}
     dice = {
         modality: [
@@ -244,7 +244,7 @@ def _page(rows: list[Row]) -> Iterator[str]:
     yield f"{SIDE[2]} x {SIDE[2]} ({SIDE[3]} cubed where a network exists in 3-D only), ten people a"
     yield f"site, {BUDGET[2]['rounds']} rounds of {BUDGET[2]['steps']} steps "
     yield f"({BUDGET[3]['steps']} in 3-D), weights by the study's seed. Dice of held-out people,"
-    yield "mean over sites and two organs; seconds of the whole run on one thread of a CPU, two rows"
+    yield "mean over sites and two organs; processor seconds of the whole run on one thread, two rows"
     yield "at a time. Phantoms say that a row trains in such a federation, not how good it is."
     yield ""
     yield f"{len(rows) - len(short)} of {len(rows)} reach {ENOUGH} in both modalities."
