@@ -152,6 +152,8 @@ class Session:
             distillation=study.distillation.weight * grown,
             anchor=anchor,
             encoder_rate=study.network.encoder_factor(number),
+            path_rate=study.network.path_factor(number),
+            path_cases=self.cases.parts["validation"] or self.cases.parts["train"],
             progress={"site": self.name, "round": number, "rounds": study.federation.rounds},
         )
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,14 @@ from common.losses.deep import answers_of, deep_loss
 from common.losses.partial import merge_unannotated
 from common.modality.affinity import ClassSums, class_sums, distillation_loss
 from common.modality.bank import set_modality
+from common.networks.dints import SearchedNetwork, architecture_parameters
 from common.networks.transfer import encoder_parameters
 from common.study.study import Study, Training
 
 Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 POLYNOMIAL_EXPONENT = 0.9
 SGD_MOMENTUM = 0.99
-ENCODER = "encoder"  # key of an optimiser's group
+PART, ENCODER, PATHS = "part", "encoder", "paths"  # groups of an optimiser with their own rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,9 @@ class Fit:
         anchor: Weights that the proximal term pulls towards, or none.
         encoder_rate: Factor of the learning rate of an encoder that has its own; at 0 it stands
             still.
+        path_rate: The same of the paths and operations of a network that is searched; at 0
+            they stand still.
+        path_cases: Cases that move these; not the training cases, where there are others.
         progress: Fields of the progress events: site, round.
     """
 
@@ -63,6 +67,8 @@ class Fit:
     anchor: Sequence[Tensor] | None
     progress: Mapping[str, Any]
     encoder_rate: float = 1.0
+    path_rate: float = 0.0
+    path_cases: Sequence[PreparedCase] = ()
 
 
 @dataclass
@@ -85,15 +91,18 @@ class Fitted:
 def build_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
     """Build the study's optimiser over all parameters of a network.
 
-    One group; of a network whose encoder has a learning rate of its own, two, the second its.
+    One group, and one for each part of the network that has a learning rate of its own: an
+    encoder, the paths of a network that is searched.
     """
     rate, decay = training.learning_rate, training.weight_decay
-    encoder = encoder_parameters(network)
-    held = {id(parameter) for parameter in encoder}
+    encoder, paths = encoder_parameters(network), architecture_parameters(network)
+    held = {id(parameter) for parameter in (*encoder, *paths)}
     rest = [p for p in network.parameters() if id(p) not in held]
     groups: list[dict[str, Any]] = [{"params": rest}]
     if encoder:
-        groups.append({"params": encoder, ENCODER: True})
+        groups.append({"params": encoder, PART: ENCODER})
+    if paths:  # decay would pull every path towards a chance of a half
+        groups.append({"params": paths, PART: PATHS, "weight_decay": 0.0})
     if training.optimizer == "sgd":
         return torch.optim.SGD(
             groups,
@@ -141,21 +150,25 @@ def fit(
         parameter.requires_grad_(plan.encoder_rate > 0)
     fitted = Fitted() if fitted is None else fitted
     training = plan.study.training
+    factors = {ENCODER: plan.encoder_rate, PATHS: plan.path_rate}
     started, first = time.monotonic(), fitted.steps
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
-            factor = plan.encoder_rate if group.get(ENCODER) else 1.0
             rate = schedule(training, plan.first_step + step, plan.total_steps)
-            group["lr"] = rate * factor
+            group["lr"] = rate * factors.get(group.get(PART, ""), 1.0)
         optimizer.zero_grad(set_to_none=True)
         done = min((plan.first_step + step) / max(plan.total_steps, 1), 1.0)
         loss = _loss_of_batch(network, plan, fitted, done)
         loss.backward()
+        for parameter in architecture_parameters(network):
+            parameter.grad = None
         if plan.anchor is not None:
             _pull(network, plan.anchor, plan.study.federation.method.proximal_mu)
         if training.gradient_clip:
             nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         optimizer.step()
+        if plan.path_rate and isinstance(network, SearchedNetwork):
+            _move_paths(network, optimizer, plan, done)
         fitted.loss += float(loss.detach()) / plan.steps
         fitted.steps = step + 1
         emit(
@@ -168,6 +181,22 @@ def fit(
         )
         after_step(fitted)
     return fitted
+
+
+def _move_paths(
+    network: SearchedNetwork, optimizer: torch.optim.Optimizer, plan: Fit, done: float
+) -> None:
+    """Move the paths and operations alone, by a batch of the cases that are kept for them."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = _loss_of_batch(network, replace(plan, cases=plan.path_cases), Fitted(), done)
+    training = plan.study.training
+    shape = (training.batch, plan.study.channels, *training.patch)
+    (loss + network.penalty(shape, done)).backward()
+    own = {id(parameter) for parameter in network.architecture}
+    for parameter in network.parameters():
+        if id(parameter) not in own:
+            parameter.grad = None
+    optimizer.step()
 
 
 def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted, done: float) -> Tensor:

@@ -3,6 +3,7 @@
 from common.catalogue import Entry
 from common.networks.cascades import build_coarse_to_fine, build_h_dense_unet
 from common.networks.detecting import build_detect_then_segment
+from common.networks.dints import build_dints, build_dints_search
 from common.networks.mednext import build_mednext
 from common.networks.monai_networks import build_swin_unetr
 from common.networks.nested import build_unet_plus_plus
@@ -12,6 +13,7 @@ from common.networks.shape_attentive import build_sa_unet
 from common.networks.transfer import build_pretrained_unet
 from common.networks.vnet import build_vnet
 from common.study import backbones
+from common.study.dints import Dints, DintsSearch
 from common.study.transfer import PretrainedUNet
 
 WHOLE = tuple(
@@ -38,6 +40,10 @@ WHOLE = tuple(
          "Li et al. 2018, arXiv:1709.07330"),
         (backbones.MedNeXt, build_mednext, "MedNeXt: large depthwise kernels, four sizes",
          "Roy et al. 2023, arXiv:2303.09975; MONAI MedNeXt"),
+        (Dints, build_dints, "DiNTS: levels and blocks, of which a search keeps a part",
+         "He et al. 2021, arXiv:2103.15954; MONAI DiNTS"),
+        (DintsSearch, build_dints_search, "DiNTS while it is searched: all paths, weighed",
+         "He et al. 2021, arXiv:2103.15954; MONAI DiNTS"),
         (PretrainedUNet, build_pretrained_unet, "U-Net on a ResNet that can be pretrained",
          "Iglovikov and Shvets 2018, arXiv:1801.05746; Carreira and Zisserman 2017, "
          "arXiv:1705.07750; MONAI FlexibleUNet"),

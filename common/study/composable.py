@@ -40,6 +40,10 @@ class Network:
         """Return the factor of the encoder's learning rate in a round, counted from 1."""
         return 1.0
 
+    def path_factor(self, number: int) -> float:  # noqa: ARG002
+        """Return the factor of the learning rate of what a search moves, in a round from 1."""
+        return 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComposableUNet(Network):

@@ -48,6 +48,7 @@ from common.study.composable import (
     SurveyUNet,
     UNet3D,
 )
+from common.study.dints import Dints, DintsSearch
 from common.study.transfer import PretrainedUNet
 
 
@@ -204,6 +205,8 @@ NetworkConfig = (
     | HDenseUNet
     | MedNeXt
     | PretrainedUNet
+    | Dints
+    | DintsSearch
     | SwinUNETR
     | SAUNet
 )

@@ -150,8 +150,10 @@ def search(
         Path | None, typer.Option("--out", "-o", help="The search's folder; goes on there.")
     ] = None,
     over: Annotated[str, typer.Option(help="network, loss or both.")] = "network",
-    strategy: Annotated[str, typer.Option(help="random, tpe or nsga2.")] = "tpe",
-    trials: Annotated[int, typer.Option(min=1, help="Trained in all.")] = 20,
+    strategy: Annotated[str, typer.Option(help="random, tpe, nsga2 or dints.")] = "tpe",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trained in all; by default 20, of dints 3.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 4,
     prune: Annotated[str, typer.Option(help="median, halving or none.")] = "median",
     pick: Annotated[str, typer.Option(help="The best study: dice or knee.")] = "dice",

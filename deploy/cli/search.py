@@ -26,6 +26,7 @@ from deploy.search.trial import Trial
 from deploy.simulation.checks import load_sites
 
 SITES_OF_A_MODALITY = 2
+USUAL_TRIALS, TRIALS = 20, {"dints": 3}  # a trial of dints trains two federations
 OVER, PICKS = get_args(Over), get_args(Pick)
 
 
@@ -77,7 +78,7 @@ def search(
     strategy: str,
     prune: str,
     pick: str,
-    trials: int,
+    trials: int | None,
     rounds: int,
     processes: int,
     quiet: bool,
@@ -102,8 +103,9 @@ def search(
     )
     with SearchProgress(Console(quiet=quiet)) as progress:
         wanted = Search(
-            folder=folder, study=study, sites=sites, plan=plan, trials=trials,
-            processes=processes, notice=progress,
+            folder=folder, study=study, sites=sites, plan=plan,
+            trials=trials or TRIALS.get(strategy, USUAL_TRIALS), processes=processes,
+            notice=progress,
         )  # fmt: skip
         found = run_search(wanted)
     show(wanted, found, cast("Pick", pick))

@@ -19,7 +19,7 @@ ALL_NETWORKS, ALL_LOSSES = (
 )
 GOLDEN, EXPLAINED = "tests/golden/test_networks.py", "tests/unit/client/test_explain.py"
 DETECTING, TRANSFER = "tests/golden/test_detecting.py", "tests/golden/test_transfer.py"
-SEARCHED = "tests/integration/test_search.py"
+SEARCHED, DINTS = "tests/integration/test_search.py", "tests/golden/test_dints.py"
 
 HEAD = """\
 # The survey's methods, and where they are
@@ -138,7 +138,8 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
     "Search": (
         Line("architecture search: space, strategy, evaluation", "", "fedseg search", SEARCHED,
              "Elsken et al. 2019, arXiv:1808.05377"),
-        Line("differentiable search: DiNTS"),
+        Line("differentiable search: DiNTS", NETWORK, "dints_search", DINTS),
+        Line("what a differentiable search found", NETWORK, "dints", DINTS),
     ),
 }  # fmt: skip
 

@@ -109,13 +109,18 @@ def _page(study: Study, trials: Sequence[Trial], head: str) -> Iterator[str]:
     yield f"# Search: {study.name}"
     yield ""
     yield f"{head} {counts(trials)}."
-    for title, rows in (("Front", best), ("Others that were trained to the end", rest)):
+    spaces = [t for t in trials if t.state == "searched"]
+    parts = (
+        ("Front", best), ("Others that were trained to the end", rest),
+        ("Spaces that were searched", spaces),
+    )  # fmt: skip
+    for title, rows in parts:
         if not rows:
             continue
         names = headings(modalities)
         yield from ("", f"## {title}", "", _row(names), _row(["---"] * len(names)))
         yield from (_row(cells(trial, modalities)) for trial in rows)
-    left = [trial for trial in trials if trial.state != "complete"]
+    left = [trial for trial in trials if trial.state not in ("complete", "searched")]
     if left:
         names = ["trial", "state", "why", "choice"]
         yield from ("", "## Not trained to the end", "", _row(names), _row(["---"] * 4))

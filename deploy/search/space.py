@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from common.study.composable import ComposableUNet
+from common.study.dints import Dints, DintsSearch
 from common.study.load import study_problems
 from common.study.losses import (
     Boundary,
@@ -57,6 +58,8 @@ class Between:
 
 
 Axis = OneOf | Between
+Code = tuple[tuple[int, ...], ...]
+SHAPE = ("width", "blocks", "depths")  # of a space and of what is found in it
 Build = Callable[[Point], TermLoss]
 TERMS: dict[str, Build] = {
     "cross_entropy": lambda _: CrossEntropy(),
@@ -93,6 +96,8 @@ def study_at(study: Study, point: Point) -> Study:
     """Return the study with the network and the loss of a point; the rest is kept."""
     if "block" in point:
         study = replace(study, network=network_at(study.network, point))
+    if "paths" in point:
+        study = replace(study, network=dints_at(study.network, point))
     if "alpha" in point:
         study = replace(study, loss=loss_at(point))
     return study
@@ -111,6 +116,24 @@ def network_at(base: NetworkConfig, point: Point) -> ComposableUNet:
     width, levels = int(point["width"]), int(point["levels"])
     values["widths"] = tuple(min(width * 2**i, WIDEST) for i in range(levels))
     return ComposableUNet(**values)
+
+
+def path_point(space: DintsSearch, paths: Code, operations: Code) -> dict[str, Value]:
+    """Return what was found in a space as a point."""
+    shape = {name: getattr(space, name) for name in SHAPE}
+    return {**shape, "paths": _digits(paths), "operations": _digits(operations)}
+
+
+def _digits(code: Code) -> str:
+    return "-".join("".join(map(str, row)) for row in code)
+
+
+def dints_at(base: NetworkConfig, point: Point) -> Dints:
+    """Return the network of a point that was found in a space."""
+    shape: dict[str, Any] = {name: int(point[name]) for name in SHAPE}
+    for name in ("paths", "operations"):
+        shape[name] = tuple(tuple(map(int, row)) for row in str(point[name]).split("-"))
+    return Dints(norm=base.norm, **shape)
 
 
 def loss_at(point: Point) -> Sum:
@@ -141,9 +164,24 @@ def in_words(study: Study, over: Over) -> str:
         found += [f"{network.bottom} bottom"] if network.bottom != "block" else []
         found += [f"{len(network.widths)} levels from {network.widths[0]}"]
         parts.append(", ".join(found))
+    if over != "loss" and isinstance(network, Dints | DintsSearch):
+        parts.append(_paths_in_words(network))
     if over != "network" and isinstance(loss, Sum):
         parts.append(" + ".join(f"{term.weight:.2f} {_term(term.loss)}" for term in loss.terms))
     return "; ".join(parts)
+
+
+def _paths_in_words(network: Dints | DintsSearch) -> str:
+    grid = f"{network.blocks} blocks of {network.depths} levels from {network.width}"
+    if isinstance(network, DintsSearch):
+        return f"space of {grid}, memory weight {network.memory_weight:g}"
+    paths = sum(map(sum, network.paths))
+    idle = sum(
+        is_there and not operation
+        for rows in zip(network.paths, network.operations, strict=True)
+        for is_there, operation in zip(*rows, strict=True)
+    )
+    return f"DiNTS, {grid}, {paths} paths, {idle} of them without a convolution"
 
 
 def _term(loss: TermLoss) -> str:

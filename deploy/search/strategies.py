@@ -10,6 +10,7 @@ from functools import partial
 
 from common.catalogue import unknown
 from common.errors import InputError
+from deploy.search.learnt import learnt
 from deploy.search.plan import claim
 from deploy.search.sampled import sampled
 from deploy.search.search import Search
@@ -18,7 +19,8 @@ from server.journal import owning
 
 Strategy = Callable[[Search], list[Trial]]
 STRATEGIES: Mapping[str, Strategy] = {
-    name: partial(sampled, sampler=name) for name in ("random", "tpe", "nsga2")
+    **{name: partial(sampled, sampler=name) for name in ("random", "tpe", "nsga2")},
+    "dints": learnt,
 }
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from deploy.search.space import Value
 
-State = Literal["complete", "pruned", "infeasible", "failed", "repeated"]
+State = Literal["complete", "pruned", "infeasible", "failed", "repeated", "searched"]
 TRAINED = ("complete", "pruned", "failed")  # what counts towards the trials that were asked for
 
 
@@ -40,7 +40,7 @@ class Trial:
         number: Counted from 1, in the order in which they were asked.
         state: How it ended. ``pruned``: stopped as hopeless; ``infeasible``: no study, so
             nothing was trained; ``repeated``: the same choice as an earlier one, whose result
-            it has.
+            it has. ``searched``: a whole space, out of which the next trial's network was read.
         point: What was chosen.
         words: The same for people.
         why: Reason of every state but ``complete``.

@@ -57,6 +57,8 @@ SMALLER: dict[str, dict[str, object]] = {
     "kiu_net": {"widths": (8, 16)},
     "ki_net": {"widths": (8, 16)},
     "mednext": {"filters": 8},
+    "dints": {"width": 8},
+    "dints_search": {"width": 8},
     "pretrained_unet": {"encoder": "resnet10", "decoder": (32, 16, 16, 8, 8)},
     "swin_unetr": {"features": 12},
 }

@@ -8,11 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from common.sealed import read_sealed
 from common.study.load import load_study
 from deploy.cli.main import app
-from deploy.search import evaluate, sampled, space
+from deploy.search import evaluate, learnt, sampled, space
 from deploy.search.sampled import LOG
 from server.journal import Chosen, Journal
+from server.run import read_run
 from tests.support.federations import DEFAULTS, SMALL, phantom_sites
 
 
@@ -148,3 +150,57 @@ def test_a_wrong_option_is_refused_before_anything_is_made(
 
     assert said in str(done.exception)
     assert not (tmp_path / "search").exists()
+
+
+def test_paths_that_the_sites_learn_become_a_network_that_is_trained(
+    study, two_sites, tmp_path, monkeypatch
+):
+    text = study.read_text()
+    start = text.index("network:")
+    old = text[start : text.index("\n", start)]
+    space = "{name: dints_search, width: 2, blocks: 2, depths: 2, warmup_rounds: 0}"
+    study.write_text(text.replace(old, f"network: {space}"))
+    out = tmp_path / "search"
+    told = ("--strategy", "dints", "--rounds", 2)
+    real = evaluate.run_simulation
+
+    def killed(folder, **options):
+        if folder.name == "002":
+            raise KeyboardInterrupt
+        return real(folder, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "run_simulation", killed)
+        search(study, two_sites, out, *told, "--trials", 1)
+    assert len(read_sealed(out / learnt.FILE, file=learnt.FILE, run=None)) == 1
+
+    done = search(study, two_sites, out, *told, "--trials", 1)
+    more = search(study, two_sites, out, *told, "--trials", 2)
+
+    assert done.exit_code == more.exit_code == 0, done.output + more.output
+    rows = rows_of(out)
+    assert [row["state"] for row in rows] == ["searched", "complete"] * 2
+    spaces = [row for row in rows if row["state"] == "searched"]
+    found = [row for row in rows if row["state"] == "complete"]
+    assert all(
+        int(f["parameters"]) < int(s["parameters"]) for f, s in zip(found, spaces, strict=True)
+    )
+    weights = [load_study_of(out, row).network.memory_weight for row in spaces]
+    assert weights == [0.1, 0.4]
+    best = load_study(out / "best-study.yaml")
+    winner = max(found, key=lambda row: float(row["dice"]))
+    assert best.network.name == "dints"
+    assert "-".join("".join(map(str, row)) for row in best.network.paths) == winner["paths"]
+    assert replace(best, network=load_study(study).network) == load_study(study)
+
+
+def load_study_of(out, row):
+    return read_run(out / "trials" / f"{int(row['trial']):03d}").typed_study
+
+
+def test_dints_finds_no_loss(study, two_sites, tmp_path):
+    told = ("--strategy", "dints", "--over", "loss")
+    done = search(study, two_sites, tmp_path / "search", *told)
+
+    assert done.exit_code != 0
+    assert "finds networks only" in str(done.exception) + done.output

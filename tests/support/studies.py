@@ -9,6 +9,7 @@ from common.networks.rows import COMPOSED
 from common.parameters import Parameter
 from common.study import Label, Modality, Study, Training, study_hash
 from common.study import backbones as whole
+from common.study.dints import Dints, DintsSearch
 from common.study.networks import BasicUNet, DynUNet, UNet
 from common.study.transfer import PretrainedUNet
 
@@ -32,6 +33,8 @@ TINY = {
     "ki_net": whole.KiNet(widths=(8, 8)),
     "h_dense_unet": whole.HDenseUNet(widths=(8, 8, 16)),
     "mednext": whole.MedNeXt(filters=4),
+    "dints": Dints(width=4, blocks=3, depths=2),
+    "dints_search": DintsSearch(width=4, blocks=3, depths=2),
     "pretrained_unet": PretrainedUNet(encoder="resnet10", decoder=(16, 16, 8, 8, 8)),
     "swin_unetr": whole.SwinUNETR(features=12, depths=(1, 1, 1, 1)),
     "sa_unet": whole.SAUNet(widths=(8, 8, 16)),
