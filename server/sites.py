@@ -35,6 +35,13 @@ NO_ANSWER = "did not answer in time"
 LATE = "came after the hub had given it up"
 NOT_THERE = "is not connected, or no longer approves the study"
 REFUSED_AGAIN_SECONDS = 300.0  # until a node that could not enrol is asked again
+GONE = (
+    2,
+    3,
+    5,
+    8,
+)  # Flower's codes of a node that was ended or out of reach, not of its answer
+GONE_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Sites:
         self._text = canonical_json(study)
         self._nodes: dict[str, int] = {}
         self._given_up: dict[str, int] = {}
-        self._refused_at: dict[int, float] = {}
+        self._refused_until: dict[int, float] = {}
         self._pulls: Pulls | None = None
 
     def context(self, number: int) -> Context:
@@ -91,11 +98,8 @@ class Sites:
         """
         names = self.roster.nodes(grid)
         now = time.monotonic()
-        known = set(self._nodes.values()) | {
-            node
-            for node, moment in self._refused_at.items()
-            if now - moment < REFUSED_AGAIN_SECONDS
-        }
+        left_alone = {node for node, until in self._refused_until.items() if now < until}
+        known = left_alone | set(self._nodes.values())
         job = protocol.pack(self.context(0))
         questions = {n: Message(job, n, protocol.ENROL) for n in names if n not in known}
         for heard in self._answers(grid, questions, names.get):
@@ -115,7 +119,11 @@ class Sites:
                 raise UpdateRefusedError(f"another node is called {enrolment.site} too")
         except UpdateRefusedError as error:
             self.refused[name or f"node {node}"] = str(error)
-            self._refused_at[node] = time.monotonic()
+            gone = heard.message is not None and (
+                heard.message.has_error() and heard.message.error.code in GONE
+            )
+            wait = GONE_AGAIN_SECONDS if gone else REFUSED_AGAIN_SECONDS
+            self._refused_until[node] = time.monotonic() + wait
             emit(HUB, "site_refused", node=node, site=name, reason=str(error))
             return
         self.refused.pop(enrolment.site, None)
