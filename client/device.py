@@ -7,6 +7,8 @@ from torch import nn
 
 from common.errors import InputError
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
+
 
 def choose_device(wanted: str) -> torch.device:
     """Return the device of a profile's ``device``.
@@ -38,12 +40,15 @@ def prepare_threads(threads: int) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
-def in_fast_layout(network: nn.Module, dimensions: int) -> nn.Module:
-    """Put a network's weights channels-last, in place.
+def in_fast_layout(network: nn.Module) -> nn.Module:
+    """Put a network's weights channels-last, in place, each as its convolution has it.
 
     On a CPU a training step of a U-Net then takes about 0.85 of the time in 3-D and 0.93 in
-    2-D (one thread, measured); on a GPU it is the layout of the tensor cores.
+    2-D (one thread, measured); on a GPU it is the layout of the tensor cores. A network for
+    volumes may have convolutions of slices too.
     """
-    layout = torch.channels_last_3d if dimensions == 3 else torch.channels_last  # noqa: PLR2004
-    network.to(memory_format=layout)  # type: ignore[call-overload]
+    for parameter in network.parameters():
+        layout = LAYOUTS.get(parameter.ndim)
+        if layout is not None:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     return network

@@ -10,6 +10,7 @@ from client.cases import SiteCases
 from client.data.augmentation import build_augmentation
 from client.data.guard import ReadingGuard
 from client.device import in_fast_layout
+from client.memory import check_memory
 from client.profile import Profile
 from client.state import StateFolder
 from client.training import Fit, build_optimizer, steps_per_round
@@ -51,9 +52,10 @@ class Session:
         self.profile, self.study, self.folder, self.device = profile, study, folder, device
         self._of = (context.run, context.study)
         self.state = StateFolder(folder / "federated")
+        check_memory(study, device)
         self.cases = SiteCases(profile, study, ReadingGuard(folder.parent))
         network = build_network(study).to(device)
-        self.network = in_fast_layout(network, study.dimensions)
+        self.network = in_fast_layout(network)
         self.arrays = NamedArrays(self.network, study)
         self.optimizer = build_optimizer(self.network, study.training)
         self.first_own: Weights = self.arrays.read(lambda kind: kind == SITE_ONLY)

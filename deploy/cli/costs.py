@@ -92,7 +92,7 @@ def measure(study: Study) -> NetworkCost:
 
     device = choose_device("auto")
     cost = cost_of(study)
-    network = in_fast_layout(build_network(study).to(device), study.dimensions)
+    network = in_fast_layout(build_network(study).to(device))
     set_modality(network, "ct")
     optimizer = torch.optim.AdamW(network.parameters())
     shape = (study.training.batch, study.channels, *study.training.patch)

@@ -2,16 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common.study.study import Study, study_hash
 
-if TYPE_CHECKING:
-    from torch import nn
-
 MIB = 2**20
-ADAM_BYTES = 16  # weight, gradient and two moments, 4 bytes each
-SGD_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -22,21 +16,19 @@ class Cost:
         parameters: Trainable numbers, banks included.
         down_bytes: Bytes of weights to a site with one modality, a round.
         up_bytes: Bytes of weights back from it.
-        step_bytes: Estimated memory of a training step: weights, gradients, optimiser,
-            activations.
+        step_bytes: What a training step needs at the least, see
+            :func:`client.memory.least_bytes`; None where the network cannot tell.
     """
 
     parameters: int
     down_bytes: int
     up_bytes: int
-    step_bytes: int
+    step_bytes: int | None
 
 
 def cost_of(study: Study) -> Cost:
-    """Build the network without data and count.
-
-    The activations are the outputs of every layer for one batch, traced without computing.
-    """
+    """Build the network and count; nothing is trained."""
+    from client.memory import least_bytes
     from common.networks import build_network
     from common.networks.view import NamedArrays
     from common.parameters import is_trained_by, is_used_by
@@ -49,33 +41,12 @@ def cost_of(study: Study) -> Cost:
         return sum(p.size_bytes for p in table.values() if wanted(p.kind))
 
     parameters = sum(p.numel() for p in network.parameters())
-    per_parameter = ADAM_BYTES if study.training.optimizer == "adamw" else SGD_BYTES
     return Cost(
         parameters=parameters,
         down_bytes=size_of(lambda kind: is_used_by(kind, one)),
         up_bytes=size_of(lambda kind: is_trained_by(kind, one, study.label_names)),
-        step_bytes=parameters * per_parameter + _activation_bytes(network, study),
+        step_bytes=least_bytes(study),
     )
-
-
-def _activation_bytes(network: "nn.Module", study: Study) -> int:
-    import torch
-    from torch import Tensor
-
-    total = 0
-
-    def count(_module: object, _inputs: object, output: object) -> None:
-        nonlocal total
-        if isinstance(output, Tensor):
-            total += output.numel() * output.element_size()
-
-    traced = network.to("meta")
-    for module in traced.modules():
-        if not list(module.children()):
-            module.register_forward_hook(count)
-    shape = (study.training.batch, study.channels, *study.training.patch)
-    traced(torch.empty(shape, device="meta"))
-    return total
 
 
 def in_words(study: Study, cost: Cost) -> str:
@@ -104,10 +75,19 @@ def in_words(study: Study, cost: Cost) -> str:
         f"round, {study.evaluation.test:.0%} for the final figures",
         "a round": f"{cost.down_bytes / MIB:.2f} MiB to a site with one modality, "
         f"{cost.up_bytes / MIB:.2f} MiB back",
-        "a step": f"about {cost.step_bytes / MIB:.0f} MiB of memory, beside the framework's",
+        "a step": _step_in_words(cost.step_bytes),
     }
     head = f"Study {study.name}, hash {study_hash(study)}"
     return "\n".join([head, *(f"  {name:<10} {text}" for name, text in rows.items())])
+
+
+def _step_in_words(needed: int | None) -> str:
+    if needed is None:
+        return (
+            "memory unknown: this network cannot be traced; fedseg networks --cost measures it"
+        )
+    told = f"at least {needed / MIB:.0f} MiB of memory, up to twice that"
+    return f"{told}, beside weights and framework"
 
 
 def _inputs(study: Study) -> str:

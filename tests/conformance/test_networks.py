@@ -6,6 +6,7 @@ import torch
 from monai.networks.nets import DynUNet as MonaiDynUNet
 from torch.nn import functional
 
+from client.device import in_fast_layout
 from common.errors import InputError, StudyError
 from common.losses.deep import answers_of, deep_loss
 from common.modality.bank import ModalityNorm, fold, set_modality
@@ -229,6 +230,15 @@ def test_a_folded_network_is_plain_and_answers_the_same(name, dimensions):
 
     assert torch.equal(plain(batch(study)), network(batch(study)))
     assert not any(isinstance(module, ModalityNorm) for module in plain.modules())
+
+
+@WHERE
+def test_a_network_answers_the_same_in_the_fast_layout(name, dimensions):
+    study = study_for(name, dimensions)
+    network, x = build_network(study).eval(), batch(study)
+    before = network(x)
+
+    torch.testing.assert_close(in_fast_layout(network)(x), before, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"dints_search"}))
