@@ -16,6 +16,7 @@ SENTENCES = {
     "IncompatibleWeightsError": "the weights are not those of the study's network at this site",
     "ConsentError": "the site's people have not allowed this",
     "RefusedError": "the site refuses the job",
+    "TooLargeError": "a training step does not fit the memory of the site's device",
     "UpdateRefusedError": "the job's records are malformed",
     "RunError": "the site cannot go on with the run",
     "RunInUseError": "another process works on the run at this site",

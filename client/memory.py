@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.errors import RefusedError
+from common.errors import TooLargeError
 from common.losses.deep import answers_of
 from common.modality.bank import set_modality
 from common.networks import build_network
@@ -89,7 +89,7 @@ def check_memory(study: Study, device: torch.device) -> None:
     """Refuse a study whose training step cannot fit.
 
     Raises:
-        RefusedError: Saying what is needed, what is free, and the largest patch that could fit.
+        TooLargeError: Saying what is needed and free, and the largest patch that could fit.
     """
     mixed = study.training.mixed_precision and device.type == "cuda"
     needed, free = least_bytes(study, mixed=mixed), free_bytes(device)
@@ -97,7 +97,7 @@ def check_memory(study: Study, device: torch.device) -> None:
         return
     fitting = largest_patch(study, free, mixed=mixed)
     advice = f"patch {list(fitting)} could fit" if fitting else "no smaller patch would fit"
-    raise RefusedError(
+    raise TooLargeError(
         f"a training step of {study.training.batch} patches of {list(study.training.patch)} "
         f"needs at least {needed / GIGABYTE:.1f} GB and {free / GIGABYTE:.1f} GB are free on "
         f"the {device.type}; {advice}, or ask for a smaller batch or network"

@@ -9,6 +9,7 @@ FedsegError
 ├── RefusedError          exit 3: something asked for that policy does not allow
 │   ├── ConsentError               a site's people have not allowed it
 │   ├── IncompatibleWeightsError   weights that are not those of this study's network
+│   ├── TooLargeError              a training step that cannot fit a device's memory
 │   └── UpdateRefusedError         a site's update that must not count
 └── RunError              exit 4: a run that cannot go on
     ├── AuditError        an audit log that was changed, or a record that it cannot hold
@@ -82,6 +83,10 @@ class RefusedError(FedsegError):
     """Something that policy does not allow."""
 
     exit_code = 3
+
+
+class TooLargeError(RefusedError):
+    """A training step that cannot fit the memory of the device."""
 
 
 class ConsentError(RefusedError):

@@ -1,7 +1,7 @@
 """From a command to a run and its report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.errors import InputError
+from common.errors import InputError, TooLargeError
 from common.study.load import load_study, parse_study
 from common.study.study import Study, as_plain
 from deploy.cli.console import wide_console
@@ -34,12 +34,31 @@ def start(
     """Check everything, make the run's folder, run it, report."""
     study = load_study(study_path)
     profiles = load_sites(sites, study, str(study_path))
+    check_fits(study, str(study_path), {profile.device for profile in profiles})
     folder = out or _new_folder(Path("runs"), study.name)
     told = Console(quiet=quiet).print
     start_run(
         study, list(zip(profiles, sites, strict=True)), folder, encoder=encoder, told=told
     )
     go_on(folder, processes=processes, quiet=quiet)
+
+
+def check_fits(study: Study, name: str, devices: Collection[str]) -> None:
+    """See that a training step fits the devices that sites on this machine name.
+
+    Raises:
+        InputError: With the largest patch that could fit.
+    """
+    from client.device import choose_device
+    from client.memory import check_memory
+
+    for device in sorted(devices):
+        try:
+            check_memory(study, choose_device(device))
+        except TooLargeError as error:
+            raise InputError(f"{name}: training.patch: {error}") from error
+        except InputError:  # a device that is not there: its site is refused, with the reason
+            continue
 
 
 def go_on(folder: Path, *, processes: int, quiet: bool) -> None:

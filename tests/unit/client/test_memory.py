@@ -9,7 +9,7 @@ from torch import nn
 from client import memory
 from client.memory import check_memory, free_bytes, kept_bytes, largest_patch, least_bytes
 from client.session import Session
-from common.errors import RefusedError
+from common.errors import TooLargeError
 from common.messages import Context
 from common.modality.bank import set_modality
 from common.networks import NETWORKS, build_network
@@ -83,7 +83,7 @@ def test_a_step_that_fits_is_let_through_to_the_byte(monkeypatch):
     check_memory(study, CPU)
 
     monkeypatch.setattr(memory, "free_bytes", lambda _device: least_bytes(study) - 1)
-    with pytest.raises(RefusedError):
+    with pytest.raises(TooLargeError):
         check_memory(study, CPU)
 
 
@@ -92,7 +92,7 @@ def test_the_refusal_names_the_largest_patch_that_could_fit(monkeypatch):
     free = least_bytes(replace(study, training=replace(study.training, patch=(128, 256))))
     monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
 
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(TooLargeError) as caught:
         check_memory(study, CPU)
 
     fitting = largest_patch(study, free)
@@ -107,12 +107,12 @@ def test_the_refusal_names_the_largest_patch_that_could_fit(monkeypatch):
 def test_where_no_patch_fits_that_is_said(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda _device: 1000)
 
-    with pytest.raises(RefusedError, match="no smaller patch would fit"):
+    with pytest.raises(TooLargeError, match="no smaller patch would fit"):
         check_memory(study_of(), CPU)
 
 
 def test_no_case_is_read_for_a_step_that_cannot_fit(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "free_bytes", lambda _device: 1000)
 
-    with pytest.raises(RefusedError, match="at least"):
+    with pytest.raises(TooLargeError, match="at least"):
         Session(None, study_of(), Context(run="r", study="", round=1), tmp_path, CPU)
