@@ -11,6 +11,7 @@ from client.data.augmentation import build_augmentation
 from client.data.guard import ReadingGuard
 from client.device import in_fast_layout
 from client.profile import Profile
+from client.schemes import build_adversary
 from client.state import StateFolder
 from client.training import Fit, build_optimizer, steps_per_round
 from common.errors import RefusedError
@@ -34,6 +35,7 @@ class Session:
         network: With banks where the study keeps norms per modality.
         arrays: The network's arrays by their names on the wire.
         optimizer: Of all parameters.
+        adversary: What trains against the network; None where nothing does.
         state: State files of the federated rounds.
         first_own: Weights that never leave the site, before the first round.
         kept: Weights that never leave the site, after the newest round.
@@ -56,6 +58,7 @@ class Session:
         self.network = in_fast_layout(network, study.dimensions)
         self.arrays = NamedArrays(self.network, study)
         self.optimizer = build_optimizer(self.network, study.training)
+        self.adversary = build_adversary(study, device=device, seed=self.seed("critic"))
         self.first_own: Weights = self.arrays.read(lambda kind: kind == SITE_ONLY)
         self.kept = self.first_own
         self.warm_round: int | None = None
@@ -128,8 +131,26 @@ class Session:
         check_kinds(kinds, expected)
 
     def reset_optimizer(self) -> None:
-        """Forget the optimiser's state."""
+        """Forget the optimiser's state, and that of the critic's."""
         self.optimizer.state.clear()
+        if self.adversary is not None:
+            self.adversary.forget()
+
+    def reset_critic(self) -> None:
+        """Begin again with the initial critic."""
+        if self.adversary is not None:
+            self.adversary.reset()
+
+    def critic_arrays(self, *, optimizer: bool = True) -> Weights:
+        """Copy the critic out, and its optimiser if asked; nothing where there is none."""
+        if self.adversary is None:
+            return {}
+        return self.adversary.state(optimizer=optimizer)
+
+    def load_critic(self, arrays: Weights) -> None:
+        """Put back what :meth:`critic_arrays` copied out."""
+        if self.adversary is not None:
+            self.adversary.load(arrays)
 
     def plan(self, number: int, *, affinities: Mapping[str, ClassAffinity]) -> Fit:
         """Return one round's local steps; those of the model alone are the same ones."""
@@ -152,6 +173,7 @@ class Session:
             distillation=study.distillation.weight * grown,
             anchor=anchor,
             encoder_rate=study.network.encoder_factor(number),
+            adversary=self.adversary,
             progress={"site": self.name, "round": number, "rounds": study.federation.rounds},
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.adversary import Adversary
 from client.data.patches import draw_batch
 from client.data.preprocessing import PreparedCase
 from common.events import SITE, emit
@@ -47,6 +48,7 @@ class Fit:
         encoder_rate: Factor of the learning rate of an encoder that has its own; at 0 it stands
             still.
         progress: Fields of the progress events: site, round.
+        adversary: Learns after each step from the same batch, or none.
     """
 
     study: Study
@@ -63,6 +65,7 @@ class Fit:
     anchor: Sequence[Tensor] | None
     progress: Mapping[str, Any]
     encoder_rate: float = 1.0
+    adversary: Adversary | None = None
 
 
 @dataclass
@@ -156,6 +159,8 @@ def fit(
         if training.gradient_clip:
             nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         optimizer.step()
+        if plan.adversary is not None:
+            plan.adversary.learn(rate)
         fitted.loss += float(loss.detach()) / plan.steps
         fitted.steps = step + 1
         emit(
@@ -197,7 +202,11 @@ def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted, done: float) -
             total = total + part * (len(rows) / len(cases))
         return total
 
-    return deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)
+    total = deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)
+    if plan.adversary is not None:
+        known = [_known([case], answers[0].shape[1], plan.device) for case in cases]
+        total = total + plan.adversary.penalty(x, answers[0], y, torch.stack(known))
+    return total
 
 
 def _distil(
