@@ -23,7 +23,7 @@ class Cost:
         down_bytes: Bytes of weights to a site with one modality, a round.
         up_bytes: Bytes of weights back from it.
         step_bytes: Estimated memory of a training step: weights, gradients, optimiser,
-            activations.
+            activations, and the same of a critic.
     """
 
     parameters: int
@@ -54,11 +54,27 @@ def cost_of(study: Study) -> Cost:
         parameters=parameters,
         down_bytes=size_of(lambda kind: is_used_by(kind, one)),
         up_bytes=size_of(lambda kind: is_trained_by(kind, one, study.label_names)),
-        step_bytes=parameters * per_parameter + _activation_bytes(network, study),
+        step_bytes=parameters * per_parameter
+        + _activation_bytes(network, study, study.channels)
+        + _critic_bytes(study),
     )
 
 
-def _activation_bytes(network: "nn.Module", study: Study) -> int:
+def _critic_bytes(study: Study) -> int:
+    """Return the memory of the critic, where a study has one, in the network's step."""
+    import torch
+
+    from client.schemes import build_adversary
+
+    adversary = build_adversary(study, device=torch.device("cpu"), seed=study.seed)
+    if adversary is None:
+        return 0
+    held = sum(p.numel() for p in adversary.critic.parameters()) * ADAM_BYTES
+    channels = study.channels * len(study.labels)
+    return held + _activation_bytes(adversary.critic, study, channels)
+
+
+def _activation_bytes(network: "nn.Module", study: Study, channels: int) -> int:
     import torch
     from torch import Tensor
 
@@ -73,7 +89,7 @@ def _activation_bytes(network: "nn.Module", study: Study) -> int:
     for module in traced.modules():
         if not list(module.children()):
             module.register_forward_hook(count)
-    shape = (study.training.batch, study.channels, *study.training.patch)
+    shape = (study.training.batch, channels, *study.training.patch)
     traced(torch.empty(shape, device="meta"))
     return total
 
@@ -94,7 +110,7 @@ def in_words(study: Study, cost: Cost) -> str:
         "network": f"{study.network.name} with {study.network.norm} norm: "
         f"{cost.parameters:,} parameters",
         "norms": sharing,
-        "loss": study.loss.name + _distilled(study),
+        "loss": study.loss.name + _distilled(study) + _criticised(study),
         "locally": f"{amount} a round, batch {training.batch}, patch {list(training.patch)}, "
         f"{training.optimizer} at {training.learning_rate:g}, {training.schedule} schedule",
         "rounds": f"{federation.rounds} of {federation.method.name}, at least "
@@ -121,3 +137,12 @@ def _distilled(study: Study) -> str:
     if not weight or len(study.modalities) == 1:
         return ""
     return f", plus class affinities distilled across modalities (weight {weight:g})"
+
+
+def _criticised(study: Study) -> str:
+    scheme = study.training.scheme
+    if scheme.name == "supervised":
+        return ""
+    return (
+        f", plus what a critic tells apart, which stays at each site (weight {scheme.weight:g})"
+    )
