@@ -84,7 +84,6 @@ def test_a_class_that_is_not_annotated_contributes_nothing(unknown):
     x, logits, classes, known = batch_of()
     known[:, unknown] = False
     classes[classes == unknown] = 0
-    other = 3 - unknown
     shares = logits.softmax(1)
     moved_mass = shares.clone()  # from the unknown class to the background
     moved_mass[:, 0] += moved_mass[:, unknown] * 0.9
@@ -95,10 +94,21 @@ def test_a_class_that_is_not_annotated_contributes_nothing(unknown):
 
     torch.testing.assert_close(one, two)
     right = certain(classes)
-    right[:, unknown] = right[:, 0]  # any answer between the two that nobody looked apart
+    right[:, unknown] = right[:, 0]  # what is neither may be called either
     assert adversary_of().penalty(x, right, classes, known).item() == pytest.approx(0, abs=1e-6)
-    right[:, other] = 300.0
+    right[:, 3 - unknown] = 300.0
     assert adversary_of().penalty(x, right, classes, known) > 0
+
+
+def test_volumes_of_several_channels_have_a_distance_too():
+    study = replace(STUDY, dimensions=3, channels=2)
+    x, logits = torch.randn(1, 2, 12, 12, 12), torch.randn(1, 3, 12, 12, 12)
+    classes, known = torch.randint(0, 3, (1, 12, 12, 12)), torch.ones(1, 3, dtype=torch.bool)
+    adversary = adversary_of(study=study)
+
+    assert adversary.penalty(x, logits, classes, known) > 0
+    adversary.learn(1e-3)
+    assert adversary.penalty(x, certain(classes), classes, known) == 0
 
 
 def test_half_precision_logits_are_compared_in_single_precision():
