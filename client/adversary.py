@@ -5,7 +5,8 @@ Segmentation. Neuroinformatics 16, 2018. arXiv:1706.01805, the multi-scale L1 lo
 the weights as in the authors' code. There each class has a network and a critic of its own;
 here one critic sees the masked images of all classes side by side. Its layers are those of
 MONAI's PatchDiscriminator, with instance norms without parameters, which a clamp would spoil
-and which need no statistics of a small batch.
+and which need no statistics of a small batch; without its last one, which judges real or fake:
+SegAN has no such layer, and having no norm it would grow to outweigh all other scales.
 """
 
 from typing import final
@@ -54,6 +55,7 @@ class Adversary:
                 num_layers_d=config.layers,
                 norm="INSTANCE",
             )
+            del critic.final_conv
         self.critic = critic.to(device).requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), betas=BETAS)
         self._initial = self.state()

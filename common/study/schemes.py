@@ -5,7 +5,7 @@ from typing import Literal
 
 from common.study.losses_ranges import Problems, range_problems
 
-NARROWEST = 3  # voxels that two kernels of 4 without a stride, padded by 1, need a side
+NARROWEST = 3  # voxels a side before the last layer, which keeps 2: one alone has no norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class SegAN:
     Attributes:
         weight: Factor of the distance in the network's loss, 0 to 100.
         width: Feature channels of the critic's first layer, doubled by each next one, 1 to 256.
-        layers: Layers between the first and the last, 1 to 6. The first and all but one of
-            these halve the patch: a side must be 3 times 2 to the power of ``layers`` at least.
+        layers: Layers that halve the patch, 1 to 6, before one that does not: a side must be 3
+            times 2 to the power of ``layers`` at least.
         learning_rate: Factor of the critic's learning rate, relative to the study's, whose
             schedule it follows, 0 to 100.
         clamp: Largest absolute value of the critic's parameters after a step, 0.0001 to 1.

@@ -56,7 +56,7 @@ def test_nothing_of_a_critic_is_where_the_hub_works(finished, sites, tmp_path):
     assert same_bits(read_tensors(finished / "initial.safetensors"), initial)
     for path in finished.rglob("*"):
         if path.is_file() and "sites" not in path.relative_to(finished).parts:
-            assert b"final_conv" not in path.read_bytes(), path.name
+            assert b"initial_conv" not in path.read_bytes(), path.name
 
 
 def test_the_same_study_gives_the_same_bits(finished, sites, tmp_path):
