@@ -8,7 +8,7 @@ import torch
 
 from client.evaluation import validate
 from client.session import Session
-from client.state import StateFolder, load_optimizer, optimizer_arrays
+from client.state import SiteState, StateFolder, load_optimizer, optimizer_arrays
 from client.training import Fitted, fit
 from common.events import SITE, emit
 from common.messages import AloneReport, Score
@@ -38,12 +38,15 @@ def train_alone(
     newest = state.newest_before(rounds + 1)
     best_round, best_value = 0, -math.inf
     session.reset_optimizer()
+    session.reset_critic()
     session.arrays.write(initial)
     if newest is not None:
-        optimizer, weights, texts = state.load(newest)
-        session.arrays.write(weights)
-        load_optimizer(session.optimizer, session.network, optimizer)
-        best_round, best_value = int(texts["best_round"]), float(texts["best_value"])
+        held = state.load(newest)
+        session.arrays.write(held.weights)
+        load_optimizer(session.optimizer, session.network, held.optimizer)
+        session.load_critic(held.critic)
+        best_round = int(held.texts["best_round"])
+        best_value = float(held.texts["best_value"])
     for number in range((newest or 0) + 1, rounds + 1):
         if not session.study.training.keep_optimizer:
             session.reset_optimizer()
@@ -65,9 +68,12 @@ def train_alone(
                 write_tensors(state.folder / BEST, weights, {"round": str(number)})
         state.save(
             number,
-            optimizer_arrays(session.optimizer, session.network),
-            weights,
-            {"best_round": str(best_round), "best_value": repr(best_value)},
+            SiteState(
+                optimizer=optimizer_arrays(session.optimizer, session.network),
+                weights=weights,
+                critic=session.critic_arrays(),
+                texts={"best_round": str(best_round), "best_value": repr(best_value)},
+            ),
         )
         emit(
             SITE,

@@ -24,7 +24,8 @@ from common.messages import Score
 from common.modality.affinity import ClassSums
 from common.tensors import TensorFile, Weights, write_tensors
 
-NETWORK, OPTIMIZER, SUMS, RANDOM = "network/", "optimizer/", "sums/", "random/"
+NETWORK, OPTIMIZER, CRITIC = "network/", "optimizer/", "critic/"
+SUMS, RANDOM = "sums/", "random/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def resume(self, plan: Fit) -> Resumed | None:
-        """Put the network, the optimiser and the generators back to where they were.
+        """Put the network, what trains it and the generators back to where they were.
 
         Returns:
             None if there is no checkpoint of this very job; then nothing was changed, and what
@@ -110,6 +111,7 @@ class Checkpoint:
         session.arrays.write(part(arrays, NETWORK))
         session.reset_optimizer()
         load_optimizer(session.optimizer, session.network, part(arrays, OPTIMIZER))
+        session.load_critic(part(arrays, CRITIC))
         plan.rng.bit_generator.state = texts["batches"]
         random = part(arrays, RANDOM)
         torch.set_rng_state(torch.from_numpy(random["cpu"]))
@@ -146,6 +148,7 @@ class Checkpoint:
         optimizer = optimizer_arrays(session.optimizer, session.network)
         arrays = {NETWORK + k: v for k, v in session.arrays.read().items()}
         arrays |= {OPTIMIZER + k: v for k, v in optimizer.items()}
+        arrays |= {CRITIC + k: v for k, v in session.critic_arrays().items()}
         for modality, sums in fitted.sums.items():
             arrays[f"{SUMS}{modality}/sums"] = sums.sums.cpu().numpy()
             arrays[f"{SUMS}{modality}/counts"] = sums.counts.cpu().numpy()

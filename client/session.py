@@ -12,6 +12,7 @@ from client.data.guard import ReadingGuard
 from client.device import in_fast_layout
 from client.memory import check_memory
 from client.profile import Profile
+from client.schemes import build_adversary
 from client.state import StateFolder
 from client.training import Fit, build_optimizer, steps_per_round
 from common.errors import RefusedError
@@ -35,6 +36,7 @@ class Session:
         network: With banks where the study keeps norms per modality.
         arrays: The network's arrays by their names on the wire.
         optimizer: Of all parameters.
+        adversary: What trains against the network; None where nothing does.
         state: State files of the federated rounds.
         first_own: Weights that never leave the site, before the first round.
         kept: Weights that never leave the site, after the newest round.
@@ -58,6 +60,7 @@ class Session:
         self.network = in_fast_layout(network)
         self.arrays = NamedArrays(self.network, study)
         self.optimizer = build_optimizer(self.network, study.training)
+        self.adversary = build_adversary(study, device=device, seed=self.seed("critic"))
         self.first_own: Weights = self.arrays.read(lambda kind: kind == SITE_ONLY)
         self.kept = self.first_own
         self.warm_round: int | None = None
@@ -130,8 +133,26 @@ class Session:
         check_kinds(kinds, expected)
 
     def reset_optimizer(self) -> None:
-        """Forget the optimiser's state."""
+        """Forget the optimiser's state, and that of the critic's."""
         self.optimizer.state.clear()
+        if self.adversary is not None:
+            self.adversary.forget()
+
+    def reset_critic(self) -> None:
+        """Begin again with the initial critic."""
+        if self.adversary is not None:
+            self.adversary.reset()
+
+    def critic_arrays(self, *, optimizer: bool = True) -> Weights:
+        """Copy the critic out, and its optimiser if asked; nothing where there is none."""
+        if self.adversary is None:
+            return {}
+        return self.adversary.state(optimizer=optimizer)
+
+    def load_critic(self, arrays: Weights) -> None:
+        """Put back what :meth:`critic_arrays` copied out."""
+        if self.adversary is not None:
+            self.adversary.load(arrays)
 
     def plan(self, number: int, *, affinities: Mapping[str, ClassAffinity]) -> Fit:
         """Return one round's local steps; those of the model alone are the same ones."""
@@ -156,6 +177,7 @@ class Session:
             encoder_rate=study.network.encoder_factor(number),
             path_rate=study.network.path_factor(number),
             path_cases=self.cases.parts["validation"] or self.cases.parts["train"],
+            adversary=self.adversary,
             progress={"site": self.name, "round": number, "rounds": study.federation.rounds},
         )
 

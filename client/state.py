@@ -1,4 +1,4 @@
-"""What a site keeps between rounds: its optimiser, the parameters that never leave it.
+"""What a site keeps between rounds: optimiser, critic, the parameters that never leave it.
 
 One file a round, written before the answer is sent; the file of the round before stays until
 then. A site that is asked for a round again, because its answer was lost, starts from the same
@@ -7,6 +7,8 @@ study's seed, the site and the round.
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -17,6 +19,24 @@ from common.tensors import TensorFile, Weights, write_tensors
 
 _OPTIMIZER = "optimizer/"
 _WEIGHTS = "weights/"
+_CRITIC = "critic/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteState:
+    """What is kept after a round.
+
+    Attributes:
+        optimizer: Arrays of the optimiser, see :func:`optimizer_arrays`.
+        weights: Of the network, those that are kept.
+        critic: See :class:`client.adversary.Adversary`; empty where the study has none.
+        texts: Whatever else.
+    """
+
+    optimizer: Weights
+    weights: Weights
+    critic: Weights = field(default_factory=dict)
+    texts: Mapping[str, str]
 
 
 @final
@@ -44,22 +64,26 @@ class StateFolder:
         ]
         return max((n for n in found if n < number), default=None)
 
-    def save(
-        self, number: int, optimizer: Weights, weights: Weights, metadata: dict[str, str]
-    ) -> None:
+    def save(self, number: int, state: SiteState) -> None:
         """Write a round's state, then let go of those that no question can need again."""
-        arrays = {_OPTIMIZER + k: v for k, v in optimizer.items()}
-        arrays |= {_WEIGHTS + k: v for k, v in weights.items()}
-        write_tensors(self.path(number), arrays, metadata)
+        arrays = {_OPTIMIZER + k: v for k, v in state.optimizer.items()}
+        arrays |= {_WEIGHTS + k: v for k, v in state.weights.items()}
+        arrays |= {_CRITIC + k: v for k, v in state.critic.items()}
+        write_tensors(self.path(number), arrays, dict(state.texts))
         for path in self.folder.glob("state-*.safetensors"):
             if path not in (self.path(number), self.path(number - 1)):
                 path.unlink()
 
-    def load(self, number: int) -> tuple[Weights, Weights, dict[str, str]]:
-        """Return the optimiser's arrays, the kept weights and the texts of a round."""
+    def load(self, number: int) -> SiteState:
+        """Return the state after a round."""
         with TensorFile(self.path(number)) as file:
             arrays = {name: file.read(name) for name in file.slots}
-            return part(arrays, _OPTIMIZER), part(arrays, _WEIGHTS), file.metadata
+        return SiteState(
+            optimizer=part(arrays, _OPTIMIZER),
+            weights=part(arrays, _WEIGHTS),
+            critic=part(arrays, _CRITIC),
+            texts=file.metadata,
+        )
 
 
 def part(arrays: Weights, prefix: str) -> Weights:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.adversary import Adversary
 from client.data.patches import draw_batch
 from client.data.preprocessing import PreparedCase
 from common.events import SITE, emit
@@ -51,6 +52,7 @@ class Fit:
             they stand still.
         path_cases: Cases that move these; not the training cases, where there are others.
         progress: Fields of the progress events: site, round.
+        adversary: Learns after each step from the same batch, or none.
     """
 
     study: Study
@@ -69,6 +71,7 @@ class Fit:
     encoder_rate: float = 1.0
     path_rate: float = 0.0
     path_cases: Sequence[PreparedCase] = ()
+    adversary: Adversary | None = None
 
 
 @dataclass
@@ -153,8 +156,8 @@ def fit(
     factors = {ENCODER: plan.encoder_rate, PATHS: plan.path_rate}
     started, first = time.monotonic(), fitted.steps
     for step in range(first, plan.steps):
+        rate = schedule(training, plan.first_step + step, plan.total_steps)
         for group in optimizer.param_groups:
-            rate = schedule(training, plan.first_step + step, plan.total_steps)
             group["lr"] = rate * factors.get(group.get(PART, ""), 1.0)
         optimizer.zero_grad(set_to_none=True)
         done = min((plan.first_step + step) / max(plan.total_steps, 1), 1.0)
@@ -167,6 +170,8 @@ def fit(
         if training.gradient_clip:
             nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         optimizer.step()
+        if plan.adversary is not None:
+            plan.adversary.learn(rate)
         if plan.path_rate and isinstance(network, SearchedNetwork):
             _move_paths(network, optimizer, plan, done)
         fitted.loss += float(loss.detach()) / plan.steps
@@ -188,7 +193,8 @@ def _move_paths(
 ) -> None:
     """Move the paths and operations alone, by a batch of the cases that are kept for them."""
     optimizer.zero_grad(set_to_none=True)
-    loss = _loss_of_batch(network, replace(plan, cases=plan.path_cases), Fitted(), done)
+    other = replace(plan, cases=plan.path_cases, adversary=None)
+    loss = _loss_of_batch(network, other, Fitted(), done)
     training = plan.study.training
     shape = (training.batch, plan.study.channels, *training.patch)
     (loss + network.penalty(shape, done)).backward()
@@ -226,7 +232,11 @@ def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted, done: float) -
             total = total + part * (len(rows) / len(cases))
         return total
 
-    return deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)
+    total = deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)
+    if plan.adversary is not None:
+        known = [_known([case], answers[0].shape[1], plan.device) for case in cases]
+        total = total + plan.adversary.penalty(x, answers[0], y, torch.stack(known))
+    return total
 
 
 def _distil(

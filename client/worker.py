@@ -26,7 +26,7 @@ from client.heldout import evaluate_held_out
 from client.profile import Profile, check_profile, load_profile
 from client.report import update_of
 from client.session import Session
-from client.state import load_optimizer, optimizer_arrays
+from client.state import SiteState, load_optimizer, optimizer_arrays
 from client.status import TRAINING, VALIDATING, StatusBoard
 from client.training import Fit, Fitted, fit
 from common.bodies import digest_of_job
@@ -322,12 +322,14 @@ class SiteWorker:
         newest = session.state.newest_before(number)
         if newest is None:
             session.reset_optimizer()
+            session.reset_critic()
             session.arrays.write(session.first_own)
         elif session.warm_round != newest:
-            optimizer, weights, _ = session.state.load(newest)
+            held = session.state.load(newest)
             session.reset_optimizer()
-            load_optimizer(session.optimizer, session.network, optimizer)
-            session.arrays.write(weights)
+            load_optimizer(session.optimizer, session.network, held.optimizer)
+            session.load_critic(held.critic)
+            session.arrays.write(held.weights)
         else:
             session.arrays.write(session.kept)
         if not session.study.training.keep_optimizer:
@@ -340,6 +342,11 @@ class SiteWorker:
         optimizer = optimizer_arrays(session.optimizer, session.network) if keep else {}
         session.kept = session.arrays.read(lambda kind: kind == SITE_ONLY)
         session.keep_weights(number)
-        metadata = {"round": str(number), "before": str(previous)}
-        session.state.save(number, optimizer, session.kept, metadata)
+        state = SiteState(
+            optimizer=optimizer,
+            weights=session.kept,
+            critic=session.critic_arrays(optimizer=keep),
+            texts={"round": str(number), "before": str(previous)},
+        )
+        session.state.save(number, state)
         session.warm_round = number

@@ -1,6 +1,7 @@
 """A study file into a :class:`~common.study.study.Study`, or every reason why not."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,20 @@ def _long_form(plain: dict[str, Any]) -> dict[str, Any]:
     labels = long.get("labels")
     if isinstance(labels, list):
         long["labels"] = [{"name": x} if isinstance(x, str) else x for x in labels]
-    federation = long.get("federation")
-    for place, key in ((long, "network"), (long, "loss"), (federation, "method")):
+    federation, training = long.get("federation"), long.setdefault("training", {})
+    for place, key in (
+        (long, "network"),
+        (long, "loss"),
+        (federation, "method"),
+        (training, "scheme"),
+    ):
         if isinstance(place, dict) and isinstance(place.get(key), str):
             place[key] = {"name": place[key]}
     terms = long["loss"].get("terms") if isinstance(long.get("loss"), dict) else None
     for term in terms if isinstance(terms, list) else ():
         if isinstance(term, dict) and isinstance(term.get("loss"), str):
             term["loss"] = {"name": term["loss"]}
-    training, dimensions = long.setdefault("training", {}), long.get("dimensions")
-    if dimensions == 2 and isinstance(training, dict):  # noqa: PLR2004
+    if long.get("dimensions") == 2 and isinstance(training, dict):  # noqa: PLR2004
         training.setdefault("patch", [128, 128])
     return long
 
@@ -77,6 +82,7 @@ def study_problems(study: Study) -> list[Problem]:
         *_modality_problems(study),
         *_patch_problems(study),
         *_training_problems(study.training),
+        *_scheme_problems(study),
         *_federation_problems(study),
         *_augmentation_problems(study),
         *_network_problems(study),
@@ -214,6 +220,24 @@ def _training_problems(training: Training) -> list[Problem]:
         found = f"steps is {training.steps} and epochs is {training.epochs}"
         problems.append((("training",), f"{found}; expected exactly one of them above 0"))
     return problems
+
+
+def _scheme_problems(study: Study) -> list[Problem]:
+    scheme, patch = study.training.scheme, study.training.patch
+    found = scheme.problems()
+    if found:
+        return [(("training", "scheme", where), what) for where, what in found]
+    least = scheme.smallest_side
+    if min(patch, default=least) >= least:
+        return []
+    step = max(study.network.divisor, 1)
+    fitting = [math.ceil(max(side, least) / step) * step for side in patch]
+    what = f"is {list(patch)}, but the critic of scheme {scheme.name} needs sides of {least} "
+    if max(fitting) > study.network.largest_side(study.dimensions):
+        what += "at least, which the network cannot take; give it fewer layers"
+    else:
+        what += f"at least; the nearest that works is {fitting}"
+    return [(("training", "patch"), what)]
 
 
 def _federation_problems(study: Study) -> list[Problem]:

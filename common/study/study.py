@@ -11,6 +11,7 @@ from typing import Any, Literal
 from common.study.losses import DiceCrossEntropy, LossConfig
 from common.study.methods import FedAvg, MethodConfig
 from common.study.networks import NetworkConfig, UNet
+from common.study.schemes import SchemeConfig, Supervised
 
 BACKGROUND = "background"
 
@@ -85,6 +86,7 @@ class Training:
         gradient_clip: Largest L2 norm of the gradient; 0 for none.
         foreground: Share of patches centred on a labelled voxel, 0 to 1.
         mixed_precision: Automatic mixed precision on a GPU; a CPU ignores it.
+        scheme: What is learnt beside the loss.
     """
 
     steps: int = 50
@@ -99,6 +101,7 @@ class Training:
     gradient_clip: float = 12.0
     foreground: float = 0.67
     mixed_precision: bool = True
+    scheme: SchemeConfig = field(default_factory=Supervised)
 
 
 @dataclass(frozen=True, kw_only=True)

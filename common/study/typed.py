@@ -277,9 +277,9 @@ def _step(place: Any, part: str | int) -> Any:
 
 
 def _member(part: str) -> str | None:
-    from common.study import losses, methods, networks
+    from common.study import losses, methods, networks, schemes
 
-    for module in (networks, losses, methods):
+    for module in (networks, losses, methods, schemes):
         kind = getattr(module, part, None)
         if isinstance(kind, type) and is_dataclass(kind):
             return name_of(kind)

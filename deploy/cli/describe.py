@@ -65,7 +65,7 @@ def in_words(study: Study, cost: Cost) -> str:
         "network": f"{study.network.name} with {study.network.norm} norm: "
         f"{cost.parameters:,} parameters",
         "norms": sharing,
-        "loss": study.loss.name + _distilled(study),
+        "loss": study.loss.name + _distilled(study) + _criticised(study),
         "locally": f"{amount} a round, batch {training.batch}, patch {list(training.patch)}, "
         f"{training.optimizer} at {training.learning_rate:g}, {training.schedule} schedule",
         "rounds": f"{federation.rounds} of {federation.method.name}, at least "
@@ -101,3 +101,12 @@ def _distilled(study: Study) -> str:
     if not weight or len(study.modalities) == 1:
         return ""
     return f", plus class affinities distilled across modalities (weight {weight:g})"
+
+
+def _criticised(study: Study) -> str:
+    scheme = study.training.scheme
+    if scheme.name == "supervised":
+        return ""
+    return (
+        f", plus what a critic tells apart, which stays at each site (weight {scheme.weight:g})"
+    )

@@ -325,12 +325,14 @@ def losses() -> None:
 
 @app.command()
 def methods() -> None:
-    """List the federated methods that a study can name, and what sharing can be."""
-    from deploy.cli.choices import methods_table, sharing_table
+    """List the federated methods and the schemes of training, and what sharing can be."""
+    from client.schemes import SCHEMES
+    from deploy.cli.choices import methods_table, sharing_table, table_of
 
     console = wide_console()
     console.print(methods_table())
     console.print(sharing_table())
+    console.print(table_of(SCHEMES))
 
 
 if __name__ == "__main__":

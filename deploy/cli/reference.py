@@ -29,9 +29,9 @@ also holds every value against its range and says all problems of the file at on
 aliases, tags and keys given twice are refused. The profile is a file of its own, which stays at
 its site; its keys come last.
 
-Short forms: a label may be its bare name (`- liver`), and so may a network, a loss or a method
-(`network: dynunet`, `loss: dice_ce`, `method: fedavg`), which then has its defaults. Where
-`dimensions` is 2 and no patch is given, it is `[128, 128]`.
+Short forms: a label may be its bare name (`- liver`), and so may a network, a loss, a method or
+a scheme (`network: dynunet`, `loss: dice_ce`, `method: fedavg`, `scheme: segan`), which then
+has its defaults. Where `dimensions` is 2 and no patch is given, it is `[128, 128]`.
 
 In the paths below, `N` stands for a place in a list, counted from 0 as in the problems that
 are reported, and `NAME` for a name of your own.

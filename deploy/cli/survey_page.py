@@ -12,7 +12,7 @@ from pathlib import Path
 from common.catalogue import Entry
 from common.files import write_text
 
-NETWORK, LOSS = "network", "loss"
+NETWORK, LOSS, SCHEME = "network", "loss", "scheme"
 ALL_NETWORKS, ALL_LOSSES = (
     "tests/conformance/test_networks.py",
     "tests/conformance/test_losses.py",
@@ -20,6 +20,7 @@ ALL_NETWORKS, ALL_LOSSES = (
 GOLDEN, EXPLAINED = "tests/golden/test_networks.py", "tests/unit/client/test_explain.py"
 DETECTING, TRANSFER = "tests/golden/test_detecting.py", "tests/golden/test_transfer.py"
 SEARCHED, DINTS = "tests/integration/test_search.py", "tests/golden/test_dints.py"
+ADVERSARY = "tests/unit/client/test_adversary.py"
 
 HEAD = """\
 # The survey's methods, and where they are
@@ -28,10 +29,10 @@ Written by `python -m deploy.cli.survey_page docs/survey.md`; do not edit it.
 
 Wang et al., "Medical image segmentation using deep learning: A survey", IET Image Processing
 2022, doi:10.1049/ipr2.12419, names the methods below. Each that has an entry is chosen by that
-name in a study (`network: NAME`, `loss: NAME`), trains in a federation of CT and MRI sites with
-norms kept by modality, and is held to the tests that are named; all networks to
-`tests/conformance/test_networks.py`, all losses to `tests/conformance/test_losses.py`. What is
-not there yet says so.
+name in a study (`network: NAME`, `loss: NAME`, `training: {scheme: NAME}`), trains in a
+federation of CT and MRI sites with norms kept by modality, and is held to the tests that are
+named; all networks to `tests/conformance/test_networks.py`, all losses to
+`tests/conformance/test_losses.py`. What is not there yet says so.
 """
 
 
@@ -41,7 +42,7 @@ class Line:
 
     Attributes:
         words: What the survey says.
-        kind: ``network`` or ``loss``, whose catalogue has its source; else empty.
+        kind: ``network``, ``loss`` or ``scheme``, whose catalogue has its source; else empty.
         entry: Name of it, or where it is; empty where it is not there yet.
         test: Beside the one that all are held to.
         source: Where no catalogue has it.
@@ -74,7 +75,7 @@ SECTIONS: Mapping[str, tuple[Line, ...]] = {
         Line("pseudo-3D convolutions", NETWORK, "pseudo_3d"),
         Line("over-complete network: Ki-Net", NETWORK, "ki_net"),
         Line("over-complete and U-Net together: KiU-Net", NETWORK, "kiu_net"),
-        Line("GAN: SegAN, a critic that stays at the site"),
+        Line("GAN: SegAN, a critic that stays at the site", SCHEME, "segan"),
         Line("nnU-Net's network", NETWORK, "dynunet"),
         Line("MedNeXt with kernels grown from smaller ones", NETWORK, "mednext", GOLDEN),
         Line("transformer: Swin UNETR", NETWORK, "swin_unetr"),
@@ -150,10 +151,12 @@ def page() -> str:
 
 
 def _lines() -> Iterator[str]:
+    from client.schemes import SCHEMES
     from common.losses import LOSSES
     from common.networks import NETWORKS
 
-    known: dict[str, Mapping[str, Entry]] = {NETWORK: NETWORKS, LOSS: LOSSES}
+    known: dict[str, Mapping[str, Entry]] = {NETWORK: NETWORKS, LOSS: LOSSES, SCHEME: SCHEMES}
+    held_to = {NETWORK: ALL_NETWORKS, LOSS: ALL_LOSSES, SCHEME: ADVERSARY}
     for title, lines in SECTIONS.items():
         yield f"## {title}"
         yield ""
@@ -161,8 +164,7 @@ def _lines() -> Iterator[str]:
         yield "|---|---|---|---|"
         for line in lines:
             source = known[line.kind][line.entry].source if line.kind else line.source
-            all_of_kind = ALL_NETWORKS if line.kind == NETWORK else ALL_LOSSES
-            test = line.test or (all_of_kind if line.kind else "")
+            test = line.test or held_to.get(line.kind, "")
             entry = f"`{line.entry}`" if line.entry else "not there yet"
             yield f"| {line.words} | {entry} | {source} | {f'`{test}`' if test else ''} |"
         yield ""

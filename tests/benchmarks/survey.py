@@ -1,10 +1,10 @@
-"""Every network of the catalogue, trained as a CT and MRI federation with one budget.
+"""Every network, loss and scheme, trained as a CT and MRI federation with one budget.
 
 Two sites with CT and two with MRI, phantoms of the easy kind, the same rounds and steps for all;
 2-D, or small volumes where a network exists in 3-D only. Each row runs in a process of its own,
 two at a time; a row that is in the table already is not run again.
 
-    python tests/benchmarks/survey.py [--only NAME ...] [--losses] [--again] [--out FOLDER]
+    python tests/benchmarks/survey.py [--only NAME ...] [--losses|networks|schemes] [--again] [--out FOLDER]
 """
 
 import argparse
@@ -28,6 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 AT_ONCE, LONGEST_SECONDS = 2, 3600
+KINDS = {
+    "network": "Networks",
+    "loss": "Losses, on one U-Net",
+    "scheme": "Schemes of training, on the same U-Net",
+}
 ENOUGH = 0.7  # Dice of each modality
 COLUMNS = ("entry", "kind", "ct_dice", "mr_dice", "parameters", "seconds", "memory_mb")
 TEXT = """
@@ -74,7 +79,7 @@ class Row:
 
     Attributes:
         entry: Name in the catalogue.
-        kind: ``network`` or ``loss``.
+        kind: ``network``, ``loss`` or ``scheme``.
         ct_dice: Mean Dice of the held-out CT cases, over sites and labels.
         mr_dice: Of the MRI cases.
         parameters: Trainable numbers.
@@ -99,6 +104,10 @@ def entries(kind: str) -> list[str]:
         from common.losses import LOSSES
 
         return list(LOSSES)
+    if kind == "scheme":
+        from client.schemes import SCHEMES
+
+        return [name for name in SCHEMES if name != "supervised"]  # that is the loss dice_ce
     from common.networks import NETWORKS
 
     return list(NETWORKS)
@@ -110,13 +119,20 @@ def study_of(entry: str, kind: str) -> "Study":
     from common.study.composable import ComposableUNet
     from common.study.load import parse_study
 
-    if kind == "loss":
-        network, loss = ComposableUNet(widths=USUAL), loss_of(entry)
+    if kind in ("loss", "scheme"):
+        network, loss = ComposableUNet(widths=USUAL), None
+        if kind == "loss":
+            loss = loss_of(entry)
     else:
         network, loss = NETWORKS[entry].config(**SMALLER.get(entry, {"widths": USUAL})), None
     dimensions = network.dimensions[0]
     budget = {**BUDGET[dimensions], **OTHERWISE.get(entry, {})}
     study = parse_study(TEXT.format(dimensions=dimensions, **budget))
+    if kind == "scheme":
+        from client.schemes import SCHEMES
+
+        scheme = SCHEMES[entry].config()
+        study = replace(study, training=replace(study.training, scheme=scheme))
     return replace(study, network=network, **({"loss": loss} if loss else {}))
 
 
@@ -223,7 +239,7 @@ def write_rows(folder: Path, rows: dict[tuple[str, str], Row]) -> None:
     """Write the table for programs and the one for people."""
     from common.files import write_text
 
-    ordered = sorted(rows.values(), key=lambda r: (r.kind != "network", r.entry))
+    ordered = sorted(rows.values(), key=lambda r: ([*KINDS].index(r.kind), r.entry))
     out = io.StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, "note"], lineterminator="\n")
     writer.writeheader()
@@ -250,12 +266,12 @@ def _page(rows: list[Row]) -> Iterator[str]:
     yield "at a time. Phantoms say that a row trains in such a federation, not how good it is."
     yield ""
     yield f"{len(rows) - len(short)} of {len(rows)} reach {ENOUGH} in both modalities."
-    for kind in ("network", "loss"):
+    for kind, title in KINDS.items():
         held = [row for row in rows if row.kind == kind]
         if not held:
             continue
         yield ""
-        yield f"## {'Networks' if kind == 'network' else 'Losses, on one U-Net'}"
+        yield f"## {title}"
         yield ""
         yield "| entry | CT | MRI | parameters | seconds | memory | |"
         yield "|---|---|---|---|---|---|---|"
@@ -273,14 +289,18 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=[])
-    parser.add_argument("--losses", action="store_true", help="the losses only")
-    parser.add_argument("--networks", action="store_true", help="the networks only")
+    for kind, title in (("loss", "losses"), ("network", "networks"), ("scheme", "schemes")):
+        parser.add_argument(f"--{title}", dest="kinds", action="append_const", const=kind,
+                            help=f"the {title} only")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="also what is in the table")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
-    kinds = [k for k in ("network", "loss") if not (given.losses and k == "network")]
-    kinds = [k for k in kinds if not (given.networks and k == "loss")]
-    wanted = [(e, k) for k in kinds for e in entries(k) if not given.only or e in given.only]
+    wanted = [
+        (e, k)
+        for k in given.kinds or KINDS
+        for e in entries(k)
+        if not given.only or e in given.only
+    ]
     given.out.mkdir(parents=True, exist_ok=True)
     rows = read_rows(given.out / "survey.csv")
     missing = [key for key in wanted if given.again or key not in rows or rows[key].note]
@@ -293,7 +313,7 @@ def main() -> None:
             write_rows(given.out, rows)
             print(f"{done} of {len(missing)}: {row.entry} ({row.kind}): CT {row.ct_dice:.3f}, "
                   f"MRI {row.mr_dice:.3f}, {row.seconds:.0f} s {row.note}", flush=True)  # fmt: skip
-    known = {(e, k) for k in ("network", "loss") for e in entries(k)}
+    known = {(e, k) for k in KINDS for e in entries(k)}
     write_rows(given.out, {key: row for key, row in rows.items() if key in known})
 
 

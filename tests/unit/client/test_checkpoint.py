@@ -9,10 +9,12 @@ import torch
 from client import worker as worker_module
 from client.training import fit
 from common.errors import RunError
+from common.study.schemes import SegAN, Supervised
 from tests.support.federations import same_bits
 from tests.support.jobs import jobs_of, moved, worker_of
 
 EVERY_STEP = 1e-9
+SUPERVISED = Supervised()
 
 
 class Killed(BaseException):
@@ -46,13 +48,14 @@ STUDIES = {
     "sgd, batch norm": {"optimizer": "sgd", "norm": "batch", "sharing": "local"},
     "fedprox": {"method": "{name: fedprox, mu: 0.1}"},
     "statistics stay": {"norm": "batch", "sharing": "statistics_local"},
+    "critic": {"scheme": SegAN(width=4, layers=2)},
 }
 
 
-def jobs_with(steps=5, dropout=0.3, **changes):
+def jobs_with(steps=5, dropout=0.3, scheme=SUPERVISED, **changes):
     jobs = jobs_of(**changes)
     study = jobs.study
-    training = replace(study.training, steps=steps)
+    training = replace(study.training, steps=steps, scheme=scheme)
     network = replace(study.network, dropout=dropout)
     return replace(jobs, study=replace(study, training=training, network=network))
 

@@ -2,9 +2,10 @@
 
 import pytest
 
+from client.schemes import SCHEMES
 from common.losses import LOSSES
 from common.networks import NETWORKS
-from deploy.cli.survey_page import LOSS, NETWORK, SECTIONS, page
+from deploy.cli.survey_page import LOSS, NETWORK, SCHEME, SECTIONS, page
 from tests.support.studies import ROOT
 
 LINES = [line for lines in SECTIONS.values() for line in lines]
@@ -27,3 +28,4 @@ def test_every_entry_of_the_catalogues_stands_on_the_page():
     named = {(line.kind, line.entry) for line in LINES}
     assert {(NETWORK, name) for name in NETWORKS} <= named
     assert {(LOSS, name) for name in LOSSES} <= named
+    assert {(SCHEME, name) for name in SCHEMES} - {(SCHEME, "supervised")} <= named
