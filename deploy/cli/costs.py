@@ -72,12 +72,26 @@ def costs(
             network=config,
             training=Training(patch=(side,) * dimensions, batch=batch),
         )
+        if problem := _too_large(study):
+            yield NetworkCost(name=config.name, dimensions=dimensions, problem=problem)
+            continue
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
                 yield pool.submit(measure, study).result()
             except BrokenProcessPool:
                 what = "the system ended it, most likely for want of memory"
                 yield NetworkCost(name=config.name, dimensions=dimensions, problem=what)
+
+
+def _too_large(study: Study) -> str:
+    """Say why a step cannot be measured here; nothing if it may fit."""
+    from client.device import choose_device
+    from client.memory import free_bytes, least_bytes
+
+    needed, free = least_bytes(study), free_bytes(choose_device("auto"))
+    if needed is None or free is None or needed <= free:
+        return ""
+    return f"needs at least {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free here"
 
 
 def measure(study: Study) -> NetworkCost:
@@ -128,6 +142,30 @@ def _memory_mb(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
+def cost_page(measured: list[NetworkCost], *, patch: int, batch: int) -> str:
+    """Return the same as a section in Markdown."""
+    dimensions = measured[0].dimensions if measured else 2
+    lines = [
+        f"## {dimensions}-D, {batch} images of about {' x '.join([str(patch)] * dimensions)}",
+        "",
+        "| network | parameters | weights a round, each way | memory of a step | a step |",
+        "|---|---|---|---|---|",
+    ]
+    for cost in _in_order(measured):
+        if cost.problem:
+            lines.append(f"| `{cost.name}` | | | {cost.problem} | |")
+            continue
+        lines.append(
+            f"| `{cost.name}` | {cost.parameters:,} | {cost.round_bytes / 1e6:.2f} MB "
+            f"| {cost.memory_mb:.0f} MB | {cost.seconds:.2f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _in_order(measured: list[NetworkCost]) -> list[NetworkCost]:
+    return sorted(measured, key=lambda cost: (bool(cost.problem), cost.seconds))
+
+
 def cost_table(measured: list[NetworkCost], *, patch: int, batch: int) -> Table:
     """Return a table of costs, the cheapest step first."""
     table = Table(
@@ -136,7 +174,7 @@ def cost_table(measured: list[NetworkCost], *, patch: int, batch: int) -> Table:
     )
     for column in ("network", "dimensions", "parameters", "a round", "memory", "step"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    for cost in sorted(measured, key=lambda c: (bool(c.problem), c.seconds)):
+    for cost in _in_order(measured):
         if cost.problem:
             table.add_row(cost.name, str(cost.dimensions), cost.problem)
             continue

@@ -295,6 +295,9 @@ def networks(
     only: Annotated[
         list[str] | None, typer.Option(help="Networks for --cost; by default all.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write --cost as Markdown.")
+    ] = None,
 ) -> None:
     """List the networks that a study can name, or what each costs on this machine."""
     from common.networks import NETWORKS
@@ -303,7 +306,8 @@ def networks(
     if not cost:
         wide_console().print(table_of(NETWORKS))
         return
-    from deploy.cli.costs import cost_table, costs
+    from common.files import write_text
+    from deploy.cli.costs import cost_page, cost_table, costs
 
     chosen = [NETWORKS[name].config() for name in only or NETWORKS]
     measured = []
@@ -312,6 +316,8 @@ def networks(
         measured.append(found)
         print(f"measured {found.name}", file=sys.stderr)
     wide_console().print(cost_table(measured, patch=patch, batch=batch))
+    if out is not None:
+        write_text(out, cost_page(measured, patch=patch, batch=batch))
 
 
 @app.command()
