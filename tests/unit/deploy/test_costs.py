@@ -35,7 +35,7 @@ def test_a_network_of_the_other_dimensions_is_left_out():
 def test_a_step_that_cannot_fit_is_not_tried(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda _device: 2e9)
 
-    (found,) = costs([SMALL], patch=20_000, batch=4, dimensions=2)
+    (found,) = costs([SMALL], patch=4096, batch=64, dimensions=2)
 
     assert "needs at least" in found.problem
     assert "2 GB are free here" in found.problem
