@@ -37,8 +37,13 @@ demo: $(VENV)/.run  ## Train four sites on phantoms and write a report
 federation: $(VENV)/.run  ## A real hub and three sites on this machine, each its own processes
 	$(BIN)/fedseg federation
 
+# In two processes, one a core: whole federations in the one, everything else in the other.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev  ## The default tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+	@held=$$(mktemp); $(BIN)/python -m pytest -p no:cacheprovider tests/integration >$$held 2>&1 & \
+	other=$$!; trap 'kill -INT $$other' INT TERM; \
+	$(BIN)/python -m pytest --ignore=tests/integration; one=$$?; \
+	wait $$other; two=$$?; cat $$held; rm -f $$held; exit $$((one + two))
 
 test-all: $(VENV)/.dev  ## Also the slow ones
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -305,7 +305,9 @@ def main() -> None:
     ]
     given.out.mkdir(parents=True, exist_ok=True)
     rows = read_rows(given.out / "survey.csv")
-    missing = [key for key in wanted if given.again or key not in rows or math.isnan(rows[key].ct_dice)]
+    missing = [
+        key for key in wanted if given.again or key not in rows or math.isnan(rows[key].ct_dice)
+    ]
     with tempfile.TemporaryDirectory() as held, ThreadPoolExecutor(AT_ONCE) as pool:
         make_data(Path(held))
         futures = [pool.submit(in_child, e, k, Path(held)) for e, k in missing]
