@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import RunError
 from common.study.study import canonical_json
-from deploy.local import local_federation
+from deploy.local import COORDINATOR, local_federation
 from deploy.simulation.simulate import run_simulation
 from server.journal import Journal
 from tests.support.federations import built, phantom_sites, small_study
@@ -40,8 +40,16 @@ def ended(tmp_path_factory, study, profiles):
     file.write_text(canonical_json(study))
     with local_federation(folder, profiles) as (federation, names):
         run = federation.start_study(file)
+        hub = ("--folder", str(federation.hub))
+        # two sites are enough for it to begin, and the third must not come too late
+        federation.run(COORDINATOR, "hub", "pause", run, *hub)
         for name in names:
             federation.approve(name, run, "--minimum-cases", "1")
+        hash_ = federation.registry.run(run).hash
+        federation.wait(
+            lambda: len(federation.registry.there(hash_)) == len(SITES), 60, "all are ready"
+        )
+        federation.run(COORDINATOR, "hub", "resume", run, *hub)
         federation.wait(
             lambda: federation.registry.run(run).round == 1, 90, "round 1 is closed"
         )
