@@ -54,7 +54,7 @@ class SearchedNetwork(DiNTS):
         return [self.dints_space.log_alpha_a, self.dints_space.log_alpha_c]
 
     def penalty(self, shape: Sequence[int], progress: float) -> Tensor:
-        """Return the entropy and memory losses of the paper's equations 6 and 8.
+        """Return the paper's topology (entropy) and memory losses, weighted.
 
         Args:
             shape: Of a batch, (B, C, *space).
@@ -71,8 +71,8 @@ class SearchedNetwork(DiNTS):
     def decoded(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
         """Return the paths and operations of the likeliest network, as a study names them.
 
-        Paths are those of the shortest way through the space (the paper's section 3.4), less
-        any that begin at a level where the block before has none.
+        Paths are those of the shortest way through the space, on which each block begins at the
+        levels where the one before it ends.
         """
         with torch.no_grad():
             _, paths, operations, _ = self.dints_space.decode()
