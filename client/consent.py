@@ -1,6 +1,7 @@
 """What a site's own people allow: a ledger of decisions and of the rounds that used them.
 
-A study is approved by its hash, so that one changed field makes it another study, which waits.
+A study is approved by its hash, so that one changed field makes it another study, which waits;
+a search by that of all that its trials have in common.
 The worker asks here before it opens a case; whatever is not plainly allowed is refused, with a
 fixed reason that may leave the site. This guards against mistakes and against a hub that asks
 for more than was agreed; it does not guard against whoever may write the ledger.
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from common.audit import AuditLog, Clock, Record, head_path, now_utc, records_of
 from common.catalogue import unknown
 from common.errors import AuditError, ConsentError, InputError, RunError
-from common.study.study import Study, study_hash
+from common.study.study import Study, approval_hash
 from common.study.typed import as_typed
 
 LEDGER = "ledger.jsonl"
@@ -67,7 +68,7 @@ class Decision:
 
     Attributes:
         action: What.
-        study: Hash of the study.
+        study: Hash of the study, see :func:`common.study.study.approval_hash`.
         by: Who decided, in their own words.
         limits: Of an approval; none otherwise.
         time: When, UTC.
@@ -113,6 +114,17 @@ def outputs_of(study: Study, kind: str) -> frozenset[str]:
     if study.distillation.weight and len(study.modalities) > 1:
         found[TRAIN].add("affinities")
     return frozenset(found[kind])
+
+
+def most_rounds(study: Study, limits: Limits) -> int | None:
+    """Return how many rounds an approval is good for; None for no end.
+
+    That of a search ends with the search: its trials times the rounds of each.
+    """
+    if study.search is None:
+        return limits.rounds
+    all_trials = study.search.trials * study.federation.rounds
+    return all_trials if limits.rounds is None else min(limits.rounds, all_trials)
 
 
 @final
@@ -227,7 +239,7 @@ class Consent:
                 the study is paused until a person decides.
             AuditError: If the ledger was changed by other hands.
         """
-        name = study_hash(study)
+        name = approval_hash(study)
         stands = self.standing(name)
         if stands.note:
             raise ConsentError("hub went back", f"study {name[:12]}: {stands.note}")
@@ -238,10 +250,11 @@ class Consent:
         if kind == TRAIN:
             self._check_order(name, run, number)
         self._check_limits(stands, study, kind, cases)
-        if kind == TRAIN and stands.limits.rounds is not None:
+        most = most_rounds(study, stands.limits)
+        if kind == TRAIN and most is not None:
             is_new = (run, number) not in self._begun(name)
-            if is_new and stands.rounds >= stands.limits.rounds:
-                what = f"{stands.rounds} of {stands.limits.rounds} rounds are used"
+            if is_new and stands.rounds >= most:
+                what = f"{stands.rounds} of {most} rounds are used"
                 raise ConsentError("rounds used up", f"study {name[:12]}: {what}")
 
     def begin(self, study: str, run: str, number: int, *, cases: Mapping[str, int]) -> None:
@@ -290,7 +303,7 @@ class Consent:
         self, stands: Standing, study: Study, kind: str, cases: int | None
     ) -> None:
         limits = stands.limits or Limits()
-        name = study_hash(study)[:12]
+        name = approval_hash(study)[:12]
         if limits.until is not None:
             today = self._clock().astimezone(UTC).date()
             if today > date.fromisoformat(limits.until):

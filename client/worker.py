@@ -48,7 +48,7 @@ from common.messages import (
 )
 from common.parameters import SITE_ONLY, is_used_by
 from common.study.load import parse_study
-from common.study.study import Study, study_hash
+from common.study.study import Study, approval_hash, study_hash
 
 CONSENT_SECONDS = 2.0  # between looks at the ledger while a job is done
 
@@ -171,7 +171,7 @@ class SiteWorker:
         self._keep(session, number, previous)
         seconds = {"train": time.monotonic() - validated, "validate": validated - started}
         update = update_of(session, job.context, fitted, scores=done.scores, seconds=seconds)
-        self._finish(update)
+        self._finish(session, update)
         if checkpoint:
             checkpoint.remove()
         emit(SITE, "round_trained", site=self.profile.name, round=number, loss=fitted.loss)
@@ -247,17 +247,17 @@ class SiteWorker:
     def _begin(self, session: Session, context: Context) -> None:
         if self._consent is not None:
             self._consent.begin(
-                study_hash(session.study),
+                approval_hash(session.study),
                 context.run,
                 context.round,
                 cases=session.training_cases,
             )
 
-    def _finish(self, update: Update) -> None:
+    def _finish(self, session: Session, update: Update) -> None:
         report = update.report
         if self._consent is not None:
             self._consent.finish(
-                report.study,
+                approval_hash(session.study),
                 report.run,
                 report.round,
                 cases=report.used,
@@ -310,7 +310,7 @@ class SiteWorker:
         if time.monotonic() - self._consented < CONSENT_SECONDS:
             return
         self._consented = time.monotonic()
-        name = study_hash(self._session.study)
+        name = approval_hash(self._session.study)
         state = self._consent.standing(name).state
         if state != "approved":
             raise ConsentError(state, f"study {name[:12]}: {state} while it was trained")

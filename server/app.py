@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import FedsegError, InputError, QuorumError, StorageError
 from common.files import write_json
+from common.study.study import approval_hash
 from server.auditing import audit
 from server.journal import Journal, owning
 from server.matrix import MATRIX, evaluate_everywhere
@@ -39,7 +40,8 @@ def main(grid: Grid, context: Context) -> None:
     register = str(context.run_config.get("registry", ""))
     roster: Roster = Everybody()
     if register:
-        roster = ApprovedSites(Registry(Path(register)), info.run, info.hash)
+        approved = approval_hash(info.typed_study)
+        roster = ApprovedSites(Registry(Path(register)), info.run, approved)
         audit(Path(register).parent)
     with owning(folder):
         journal = Journal(folder)

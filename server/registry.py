@@ -159,7 +159,7 @@ class RunRow:
 
     Attributes:
         run: Identifier.
-        hash: Of its study.
+        hash: Of what was approved: its study, or the search of which it is a trial.
         folder: Its folder.
         state: ``queued``, ``running``, ``paused``, ``stopped``, ``finished``, ``failed``.
         wanted: The coordinator's wish: ``running``, ``paused`` or ``stopped``.

@@ -54,7 +54,7 @@ class ApprovedSites:
     Args:
         registry: The hub's.
         run: Identifier of the run.
-        hash_: Of its study.
+        hash_: What the sites approved, see :func:`common.study.study.approval_hash`.
     """
 
     changes = True

@@ -13,6 +13,7 @@ from common.study.study import BACKGROUND, Study, Training
 from common.study.typed import KeyPath, as_typed, parse_yaml, read_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+MOST_TRIALS = 10_000
 Problem = tuple[KeyPath, str]
 
 
@@ -263,6 +264,9 @@ def _federation_problems(study: Study) -> list[Problem]:
             value = getattr(value, part)
         if not low <= value <= high:
             problems.append((path, f"is {value}, expected {low} to {high}"))
+    if study.search is not None and not 1 <= study.search.trials <= MOST_TRIALS:
+        what = f"is {study.search.trials}, expected 1 to {MOST_TRIALS}"
+        problems.append((("search", "trials"), what))
     if study.evaluation.validation + study.evaluation.test > 0.9:  # noqa: PLR2004
         problems.append(
             (

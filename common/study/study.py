@@ -14,6 +14,12 @@ from common.study.networks import NetworkConfig, UNet
 from common.study.schemes import SchemeConfig, Supervised
 
 BACKGROUND = "background"
+Over = Literal["network", "loss", "both"]
+_OPEN: dict[str, tuple[str, ...]] = {
+    "network": ("network",),
+    "loss": ("loss",),
+    "both": ("network", "loss"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +194,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchTerms:
+    """What a site agrees to that approves a search once instead of each of its trials.
+
+    Attributes:
+        over: What may differ from trial to trial; all else is as approved.
+        trials: Most federations that are trained, each for the study's rounds.
+    """
+
+    over: Over = "network"
+    trials: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """All that is trained, from vocabulary to seeds.
 
@@ -207,6 +226,8 @@ class Study:
         distillation: Knowledge across modalities.
         evaluation: Held-out cases and measurements.
         seed: Of everything random.
+        search: Of a study that is one trial of a search at a hub, which ``fedseg hub search``
+            writes here; none for a study of its own.
     """
 
     name: str
@@ -224,6 +245,7 @@ class Study:
     distillation: Distillation = field(default_factory=Distillation)
     evaluation: Evaluation = field(default_factory=Evaluation)
     seed: int = 1
+    search: SearchTerms | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -243,7 +265,7 @@ class Study:
 
 def canonical_json(study: Study) -> str:
     """Return the one JSON text of a study, defaults written out, keys sorted."""
-    return json.dumps(as_plain(study), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical(as_plain(study))
 
 
 def as_plain(study: Study) -> dict[str, Any]:
@@ -253,5 +275,28 @@ def as_plain(study: Study) -> dict[str, Any]:
 
 
 def study_hash(study: Study) -> str:
-    """Return the SHA-256 of the canonical JSON, hexadecimal: what a site approves."""
-    return hashlib.sha256(canonical_json(study).encode()).hexdigest()
+    """Return the SHA-256 of the canonical JSON, hexadecimal: what names a study."""
+    return _hash_of(canonical_json(study))
+
+
+def approval_hash(study: Study) -> str:
+    """Return the hash that a site approves.
+
+    It is the study's own, but for a trial of a search: there it is that of everything except
+    what the search may choose, so that one approval holds for all its trials and for nothing
+    else.
+    """
+    if study.search is None:
+        return study_hash(study)
+    plain = as_plain(study)
+    for part in _OPEN[study.search.over]:
+        plain[part] = None
+    return _hash_of(_canonical(plain))
+
+
+def _canonical(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.study.study import Study, study_hash
+from common.study.study import SearchTerms, Study, approval_hash
 
 MIB = 2**20
 
@@ -77,8 +77,19 @@ def in_words(study: Study, cost: Cost) -> str:
         f"{cost.up_bytes / MIB:.2f} MiB back",
         "a step": _step_in_words(cost.step_bytes),
     }
-    head = f"Study {study.name}, hash {study_hash(study)}"
+    kind = "Study" if study.search is None else "Search with study"
+    head = f"{kind} {study.name}, hash {approval_hash(study)}"
+    if study.search is not None:
+        rows = {"search": _search_in_words(study, study.search), **rows}
     return "\n".join([head, *(f"  {name:<10} {text}" for name, text in rows.items())])
+
+
+def _search_in_words(study: Study, terms: SearchTerms) -> str:
+    over = {"network": "network", "loss": "loss", "both": "network and loss"}[terms.over]
+    return (
+        f"at most {terms.trials} trials of {study.federation.rounds} rounds, each with another "
+        f"{over} of fedseg's own, of which one is shown here; all else is as shown"
+    )
 
 
 def _step_in_words(needed: int | None) -> str:

@@ -62,7 +62,8 @@ def _studies(registry: Registry) -> Table:
         others = [f"{d.site}: {d.decision}" for d in decisions if d.decision != "approve"]
         table.add_row(
             study.hash[:SHORT], study.name + ("" if study.open else " (closed)"),
-            f"{study.round_bytes:,}", ", ".join(sorted(yes)), ", ".join(sorted(others)),
+            f"{study.round_bytes:,}" if study.round_bytes else "differ",
+            ", ".join(sorted(yes)), ", ".join(sorted(others)),
         )  # fmt: skip
     return table
 

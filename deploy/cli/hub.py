@@ -7,6 +7,7 @@ import typer
 
 from deploy.cli.console import wide_console
 from deploy.cli.hub_backup import backup, restore
+from deploy.cli.hub_search import search
 from deploy.cli.permissions import hub_permissions
 from deploy.supervise.hub_folder import HubFolder
 
@@ -14,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Run the hub: sites, studies, runs.
 app.command()(backup)
 app.command()(restore)
 app.command("permissions")(hub_permissions)
+app.command()(search)
 Folder = Annotated[
     Path, typer.Option("--folder", help="The hub's folder.", envvar="FEDSEG_HUB")
 ]

@@ -16,6 +16,7 @@ from deploy.cli.doctor import doctor
 from deploy.cli.hub import EncoderWeights
 from deploy.cli.hub import app as hub_app
 from deploy.cli.own_packages import check_own_packages
+from deploy.cli.search_options import Choose, Given, Out, Over, Prune, Rounds, Strategy, Trials
 from deploy.cli.site import app as site_app
 
 app = typer.Typer(
@@ -144,29 +145,24 @@ def simulate(
 
 @app.command()
 def search(
-    study: Annotated[Path, typer.Argument(help="A study; its choice is where others vary.")],
+    study: Given,
     site: Sites = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The search's folder; goes on there.")
-    ] = None,
-    over: Annotated[str, typer.Option(help="network, loss or both.")] = "network",
-    strategy: Annotated[str, typer.Option(help="random, tpe, nsga2 or dints.")] = "tpe",
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Trained in all; by default 20, of dints 3.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 4,
-    prune: Annotated[str, typer.Option(help="median, halving or none.")] = "median",
-    pick: Annotated[str, typer.Option(help="The best study: dice or knee.")] = "dice",
+    out: Out = None,
+    over: Over = "network",
+    strategy: Strategy = "tpe",
+    trials: Trials = None,
+    rounds: Rounds = 4,
+    prune: Prune = "median",
+    pick: Choose = "dice",
     processes: Processes = 1,
     quiet: Quiet = False,
 ) -> None:
     """Search for a network or a loss, each trial a short federation."""
+    from deploy.cli.search import Options
     from deploy.cli.search import search as search_for
 
-    search_for(
-        study, site or [], out, over=over, strategy=strategy, prune=prune, pick=pick,
-        trials=trials, rounds=rounds, processes=processes, quiet=quiet,
-    )  # fmt: skip
+    options = Options(over, strategy, prune, pick, trials, rounds)
+    search_for(study, site or [], out, options, processes=processes, quiet=quiet)
 
 
 @app.command()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from client.consent import Consent
+from client.consent import Consent, Limits, most_rounds
 from client.profile import check_profile, load_profile
+from common.study.study import Study
 from common.wire import control_pb2 as pb
 from deploy.cli.describe import cost_of, in_words
 from deploy.supervise.offers import Offer, Offers
@@ -27,22 +28,39 @@ def offers_table(offers: Offers, site: SiteFolder) -> Table:
         study, standing = offer.study, consent.standing(offer.hash)
         table.add_row(
             offer.hash[:SHORT], study.name, ", ".join(study.label_names),
-            ", ".join(study.modalities), str(study.federation.rounds),
-            f"{offer.round_bytes / MIB:.2f} MiB at most", standing.state,
+            ", ".join(study.modalities), _rounds(study), _bytes(offer), standing.state,
             " ".join(filter(None, [standing.note, offer.note])),
         )  # fmt: skip
     return table
+
+
+def _rounds(study: Study) -> str:
+    rounds = str(study.federation.rounds)
+    return rounds if study.search is None else f"{study.search.trials} x {rounds}"
+
+
+def _bytes(offer: Offer) -> str:
+    if not offer.round_bytes:  # a search for a network
+        return "differs"
+    return f"{offer.round_bytes / MIB:.2f} MiB at most"
+
+
+def _unlike_shown(study: Study) -> list[str]:
+    if study.search is None or study.search.over == "loss":
+        return []
+    return ["               as many as the network of each trial has; above, of the one shown"]
 
 
 def offer_in_words(offer: Offer, site: SiteFolder) -> str:
     """Return a study in full: what is trained here, what leaves the site, how many bytes."""
     study = offer.study
     cost = cost_of(study)
-    rounds = study.federation.rounds
+    rounds = most_rounds(study, Limits()) or study.federation.rounds
     lines = [in_words(study, cost), "", "What would leave this site:"]
     lines += [
         f"  each round   the trained weights, {cost.up_bytes / MIB:.2f} MiB with one modality "
         f"({rounds * cost.up_bytes / MIB:.1f} MiB in all {rounds} rounds)",
+        *_unlike_shown(study),
         "               counts of cases and of cases set aside by reason, steps, loss, times",
         "               mean Dice by label and modality over the validation cases",
     ]

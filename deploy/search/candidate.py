@@ -5,13 +5,11 @@ from dataclasses import replace
 
 from common.errors import FedsegError, StorageError
 from common.study.study import Study
-from deploy.search.evaluate import Heard, Hopeless, outcome_of, parameters_of, proxy, train
+from deploy.search.evaluate import outcome_of, parameters_of, proxy
 from deploy.search.pruning import RULES, Curve, comparable
-from deploy.search.search import Search
+from deploy.search.search import Heard, Hopeless, Search
 from deploy.search.space import Point, in_words, refusal, study_at
 from deploy.search.trial import Trial
-
-TRIALS = "trials"
 
 
 def attempt(search: Search, number: int, point: Point, trials: Sequence[Trial]) -> Trial:
@@ -46,14 +44,14 @@ def attempt(search: Search, number: int, point: Point, trials: Sequence[Trial]) 
 
 
 def _trained(search: Search, study: Study, trial: Trial, trials: Sequence[Trial]) -> Trial:
-    folder = search.folder / TRIALS / f"{trial.number:03d}"
     parameters = parameters_of(study)
     heard = _judge(search, trial, comparable(trials, parameters))
     why = ""
     try:
-        train(study, search.sites, folder, processes=search.processes, heard=heard)
+        search.trainer.train(study, trial.number, heard)
     except Hopeless as hopeless:
         why = str(hopeless)
+    folder = search.trainer.folder(study, trial.number)
     return replace(
         trial,
         state="pruned" if why else "complete",

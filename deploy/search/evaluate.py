@@ -1,30 +1,24 @@
-"""One candidate, trained as a federation by the code of ``fedseg simulate``."""
+"""Candidates trained by the code of ``fedseg simulate``, and what came of them."""
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from client.link import forget_workers
-from client.profile import Profile
 from common.errors import FedsegError, RunError
 from common.events import HUB
 from common.messages import Evaluation, Score
 from common.study.study import Study, study_hash
+from deploy.search.plan import Sites
+from deploy.search.search import Heard
 from deploy.search.trial import Outcome
 from deploy.simulation.simulate import run_simulation, start_run
 from server.journal import Chosen, ClosedRound, Journal
 from server.run import read_run
 from server.selection import best_in, history_of, mean_metric
-
-Sites = Sequence[tuple[Profile, Path]]
-Heard = Callable[[Mapping[str, float]], None]
-
-
-class Hopeless(Exception):  # noqa: N818 - a decision, no error
-    """Raised by who listens to a federation, to end it between two rounds."""
 
 
 def proxy(study: Study, rounds: int) -> Study:
@@ -46,27 +40,40 @@ def parameters_of(study: Study) -> int:
     return sum(p.numel() for p in build_network(study).parameters() if p.requires_grad)
 
 
-def train(study: Study, sites: Sites, folder: Path, *, processes: int, heard: Heard) -> None:
-    """Take a candidate's run to its end, from where it stands.
+@dataclass(frozen=True)
+class Simulated:
+    """Trains candidates on sites whose profiles are on this machine.
 
-    Args:
-        study: Of the trial, see :func:`proxy`.
+    Attributes:
+        trials: Folder of the runs.
         sites: Profiles and where they are.
-        folder: Of the run; whatever else stands there is removed.
         processes: As for a simulation.
-        heard: Gets Dice by round after each round that closes; may raise.
-
-    Raises:
-        FedsegError: If the run cannot go on.
-        Hopeless: If ``heard`` raised it; the run's folder stays whole.
     """
-    if not _is_of(folder, study):
-        shutil.rmtree(folder, ignore_errors=True)
-        start_run(study, sites, folder)
-    try:
-        run_simulation(folder, processes=processes, handlers=[_Listener(folder, heard)])
-    finally:
-        forget_workers()  # each trial has its own; their cases would fill the memory
+
+    trials: Path
+    sites: Sites
+    processes: int = 1
+
+    def folder(self, study: Study, number: int) -> Path:
+        """Return the folder of a candidate's run."""
+        del study
+        return self.trials / f"{number:03d}"
+
+    def train(self, study: Study, number: int, heard: Heard) -> Path:
+        """Take a run to its end, see :class:`deploy.search.search.Trainer`.
+
+        Whatever else stands in its folder is removed.
+        """
+        folder = self.folder(study, number)
+        if not _is_of(folder, study):
+            shutil.rmtree(folder, ignore_errors=True)
+            start_run(study, self.sites, folder)
+        listener = _Listener(folder, heard)
+        try:
+            run_simulation(folder, processes=self.processes, handlers=[listener])
+        finally:
+            forget_workers()  # each trial has its own; their cases would fill the memory
+        return folder
 
 
 def _is_of(folder: Path, study: Study) -> bool:
@@ -87,9 +94,15 @@ class _Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Tell of a round; what is raised here ends the simulation."""
         if record.name == HUB.name and record.getMessage() == "round_closed":
-            history = history_of(Journal(self._folder).closed_rounds(), None, Chosen())
-            if history:
-                self._heard({str(number): dice for number, dice in sorted(history.items())})
+            curve = curve_of(Journal(self._folder))
+            if curve:
+                self._heard(curve)
+
+
+def curve_of(journal: Journal) -> dict[str, float]:
+    """Return Dice by round, as far as the closed rounds tell."""
+    history = history_of(journal.closed_rounds(), None, Chosen())
+    return {str(number): dice for number, dice in sorted(history.items())}
 
 
 def outcome_of(folder: Path, study: Study, parameters: int) -> Outcome:

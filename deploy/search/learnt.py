@@ -22,8 +22,8 @@ from common.study.dints import DintsSearch
 from common.study.study import Study
 from common.study.typed import as_typed
 from common.tensors import read_tensors
-from deploy.search.candidate import TRIALS, attempt
-from deploy.search.evaluate import outcome_of, parameters_of, proxy, train
+from deploy.search.candidate import attempt
+from deploy.search.evaluate import outcome_of, parameters_of, proxy
 from deploy.search.search import Search
 from deploy.search.space import Value, in_words, path_point, refusal
 from deploy.search.trial import Trial
@@ -48,7 +48,7 @@ def learnt(search: Search) -> list[Trial]:
         if number % 2:
             trial = _searched(search, number)
         else:
-            point = _found(search.folder / TRIALS / f"{number - 1:03d}", search, number - 1)
+            point = _found(search, number - 1)
             trial = attempt(search, number, point, trials)
         trials.append(trial)
         _write(search.folder / FILE, trials)
@@ -68,13 +68,13 @@ def _searched(search: Search, number: int) -> Trial:
     study = space_at(proxy(search.study, search.plan.rounds), number)
     if why := refusal(study):
         raise InputError(f"the space of DiNTS: {why}")
-    folder = search.folder / TRIALS / f"{number:03d}"
     words = in_words(study, "network")
     search.notice.doing(f"trial {number}: {words}")
-    train(
-        study, search.sites, folder, processes=search.processes,
-        heard=lambda curve: search.notice.doing(f"trial {number}: {words}: round {len(curve)}"),
-    )  # fmt: skip
+    folder = search.trainer.train(
+        study,
+        number,
+        lambda curve: search.notice.doing(f"trial {number}: {words}: round {len(curve)}"),
+    )
     return Trial(
         number=number,
         state="searched",
@@ -85,9 +85,10 @@ def _searched(search: Search, number: int) -> Trial:
     )
 
 
-def _found(folder: Path, search: Search, number: int) -> Mapping[str, Value]:
+def _found(search: Search, number: int) -> Mapping[str, Value]:
     """Read out of a trained space what was found in it, as a point."""
     study = space_at(proxy(search.study, search.plan.rounds), number)
+    folder = search.trainer.folder(study, number)
     network = build_network(study)
     if not isinstance(network, SearchedNetwork) or not isinstance(study.network, DintsSearch):
         raise RunError(f"{folder}: is no run of a space")

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from client.profile import Profile
 from common.errors import DamagedError, InputError
 from common.sealed import MISSING, read_sealed, write_sealed
-from common.study.study import Study, as_plain
-from deploy.search.evaluate import Sites
-from deploy.search.space import Over, axes
+from common.study.study import Over, Study, as_plain
+from deploy.search.space import axes
 
+Sites = Sequence[tuple[Profile, Path]]
 FILE, DATA, PART = "search.json", "data", "data.part"
 VERSIONS_OF = ("fedseg", "optuna", "torch", "monai")
 
@@ -24,7 +25,8 @@ class Plan:
 
     Attributes:
         study: The study as given, defaults written out.
-        sites: SHA-256 of each site's profile, by name.
+        sites: SHA-256 of each site's profile, by name; empty for the sites of a hub, which
+            come and go.
         over: What is searched.
         space: Every axis.
         strategy: How the next point is found.

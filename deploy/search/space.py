@@ -10,7 +10,7 @@ the scale of the gradient stays the same.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from common.study.composable import ComposableUNet
 from common.study.dints import Dints, DintsSearch
@@ -27,9 +27,8 @@ from common.study.losses import (
     Tversky,
 )
 from common.study.networks import NetworkConfig
-from common.study.study import Study
+from common.study.study import Over, Study
 
-Over = Literal["network", "loss", "both"]
 Value = str | int | float
 Point = Mapping[str, Value]
 

@@ -14,7 +14,7 @@ from common.errors import InputError, RefusedError, RunError
 from common.events import HUB, emit
 from common.parameters import table_of
 from common.study.load import load_study
-from common.study.study import canonical_json
+from common.study.study import Study, approval_hash, canonical_json
 from deploy.provision.authority import Authorities
 from deploy.provision.nginx import NginxSettings, reload, write_configuration
 from deploy.provision.pem_files import write_key
@@ -38,7 +38,7 @@ from server.registry import (
     StudyRow,
     now,
 )
-from server.run import read_run
+from server.run import RunInfo, read_run
 
 DAY = 86_400
 REGISTRAR_SECONDS = 30.0
@@ -181,38 +181,72 @@ def start_study(
         built = source
         if not (source / "run.json").exists():
             built = Path(held) / "run"
-            _build(source, built, encoder, told)
+            _built(load_study(source), built, encoder, told)
         info = read_run(built)
         folder = hub.runs / info.run
         if folder.exists():
             raise InputError(f"{source}: run {info.run} is at the hub already")
         shutil.copytree(built, folder)
     size = sum(p.size_bytes for p in table_of(folder / "initial.safetensors").values())
+    offer_study(hub, info.typed_study, note, round_bytes=size)
+    return _queue(hub, info, folder)
+
+
+def start_trial(hub: HubFolder, study: Study) -> RunRow:
+    """Queue a run of one trial of a search that is on offer.
+
+    Raises:
+        InputError: If the study cannot be built.
+    """
+    with tempfile.TemporaryDirectory(dir=hub.path) as held:
+        info = _built(study, Path(held) / "run", None)
+        folder = hub.runs / info.run
+        shutil.copytree(Path(held) / "run", folder)
+    return _queue(hub, info, folder)
+
+
+def offer_study(hub: HubFolder, study: Study, note: str, *, round_bytes: int) -> str:
+    """Offer a study, or a search by any trial of it; return what sites approve.
+
+    Args:
+        hub: The hub.
+        study: The study.
+        note: For the people at the sites.
+        round_bytes: Of the weights one way; 0 where they differ from trial to trial.
+    """
+    hash_ = approval_hash(study)
     hub.registry.put(
-        StudyRow, {"hash": info.hash}, name=info.typed_study.name,
-        text=canonical_json(info.typed_study), offered=now(), round_bytes=size, note=note,
-        open=1,
+        StudyRow, {"hash": hash_}, name=study.name, text=canonical_json(study), offered=now(),
+        round_bytes=round_bytes, note=note, open=1,
     )  # fmt: skip
-    emit(HUB, "study_offered", study=info.hash, bytes=size)
+    emit(HUB, "study_offered", study=hash_, bytes=round_bytes)
+    return hash_
+
+
+def _queue(hub: HubFolder, info: RunInfo, folder: Path) -> RunRow:
+    hash_ = approval_hash(info.typed_study)
     hub.registry.put(
-        RunRow, {"run": info.run}, hash=info.hash, folder=str(folder), state=QUEUED,
+        RunRow, {"run": info.run}, hash=hash_, folder=str(folder), state=QUEUED,
         wanted=RUNNING, created=now(),
     )  # fmt: skip
-    emit(HUB, "run_queued", run=info.run, study=info.hash)
+    emit(HUB, "run_queued", run=info.run, study=hash_)
     return hub.registry.run(info.run)
 
 
-def _build(
-    study: Path, folder: Path, encoder: Path | None, told: Callable[[str], None]
-) -> None:
+def _built(
+    study: Study,
+    folder: Path,
+    encoder: Path | None,
+    told: Callable[[str], None] = lambda _sentence: None,
+) -> RunInfo:
     try:
         from deploy.simulation.build import build_run
 
-        build_run(load_study(study), folder, {}, encoder=encoder, told=told)
+        return build_run(study, folder, {}, encoder=encoder, told=told)
     except ImportError as error:
         raise InputError(
-            f"{study}: drawing the first weights needs torch and MONAI, which a hub need not "
-            "have; build it elsewhere with fedseg study build, and give the folder"
+            f"study {study.name}: drawing the first weights needs torch and MONAI, which a hub "
+            "need not have; build it elsewhere with fedseg study build, and give the folder"
         ) from error
 
 

@@ -10,7 +10,7 @@ from common.errors import FedsegError, InputError
 from common.events import SITE, emit
 from common.files import write_json
 from common.study.load import parse_study
-from common.study.study import Study, study_hash
+from common.study.study import Study, approval_hash
 from common.study.typed import as_typed
 from common.wire import control_pb2 as pb
 
@@ -20,8 +20,8 @@ class Offer:
     """One study on offer.
 
     Attributes:
-        hash: SHA-256 of its canonical JSON, hexadecimal: what is approved.
-        text: That JSON.
+        hash: What is approved, see :func:`common.study.study.approval_hash`.
+        text: The study's canonical JSON; a search's with network and loss as given.
         offered: Seconds since 1970, UTC.
         round_bytes: Of the weights that cross each way in a round, all modalities.
         note: From the coordinator.
@@ -58,7 +58,7 @@ class Offers:
             if offer.hash in held:
                 continue
             try:
-                true_hash = study_hash(parse_study(offer.study, "the hub's study"))
+                true_hash = approval_hash(parse_study(offer.study, "the hub's study"))
             except FedsegError as error:
                 emit(SITE, "offer_unreadable", study=offer.hash[:64], reason=str(error))
                 continue

@@ -5,6 +5,7 @@ from dataclasses import replace
 from client.profile import load_profile
 from common.study.composable import ComposableUNet
 from deploy.search import candidate
+from deploy.search.evaluate import Simulated
 from deploy.search.plan import plan_of
 from deploy.search.search import Search
 from deploy.search.trial import Outcome, Trial
@@ -19,6 +20,8 @@ class Heard:
 
     def doing(self, words):
         pass
+
+    say = doing
 
     def done(self, trial):
         self.trials.append(trial)
@@ -57,18 +60,19 @@ def without_training(monkeypatch, fails=lambda study: False):
     """Replace the training of a candidate by a formula; return the studies it was asked for."""
     trained = []
 
-    def train(study, sites, folder, *, processes, heard):
+    def train(self, study, number, heard):
+        folder = self.folder(study, number)
         trained.append(study)
         if fails(study):
             raise RuntimeError("out of memory\nand more")
         dice, curves[folder] = dice_by_formula(study), {}
-        for number in range(1, study.federation.rounds):
-            curves[folder][str(number)] = dice * number / study.federation.rounds
+        for closed in range(1, study.federation.rounds):
+            curves[folder][str(closed)] = dice * closed / study.federation.rounds
             heard(curves[folder])
         curves[folder][str(study.federation.rounds)] = dice
 
     curves = {}
-    monkeypatch.setattr(candidate, "train", train)
+    monkeypatch.setattr(Simulated, "train", train)
     monkeypatch.setattr(candidate, "parameters_of", parameters_by_formula)
     monkeypatch.setattr(
         candidate, "outcome_of",
@@ -93,6 +97,6 @@ def new_search(folder, sites, *, trials=12, rounds=4, notice=None, **plan):
     known = [(load_profile(path), path) for path in sites]
     folder.mkdir(exist_ok=True)
     return Search(
-        folder=folder, study=study, sites=known, plan=plan_of(study, known, **chosen),
-        trials=trials, processes=1, notice=notice or Heard(),
+        folder=folder, study=study, plan=plan_of(study, known, **chosen), trials=trials,
+        trainer=Simulated(folder / "trials", known), notice=notice or Heard(),
     )  # fmt: skip

@@ -247,7 +247,7 @@ def test_the_files_hold_every_trial_and_a_study_that_can_be_trained(
     search = new_search(tmp_path / "s", sites, trials=12, over="both", prune="halving")
     found = run_search(search)
 
-    show(search, found, "dice")
+    show(search, found, "dice", f"fedseg simulate {{study}} --site {sites[0]}")
 
     with (search.folder / "search.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -267,7 +267,7 @@ def test_a_search_without_a_trained_trial_writes_its_tables_and_ends_as_failed(t
     search = new_search(tmp_path / "s", sites)
 
     with pytest.raises(RunError, match="no trial was trained to its end: 1 failed"):
-        show(search, [replace(trial(1, 0.0, 1), state="failed", outcome=None)], "dice")
+        show(search, [replace(trial(1, 0.0, 1), state="failed", outcome=None)], "dice", "")
     assert (search.folder / "search.csv").exists()
     assert not (search.folder / "best-study.yaml").exists()
 
