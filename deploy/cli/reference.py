@@ -84,12 +84,18 @@ def _inside(kind: Any, path: str) -> list[Section]:
     if origin is dict:
         return _inside(parts[1], f"{path}.NAME")
     if origin in (Union, types.UnionType):
-        return [Section(path, part, is_choice=True) for part in filter(_is_section, parts)]
+        sections = filter(_is_section, parts)
+        return [Section(path, part, is_choice=_is_named(part)) for part in sections]
     return []
 
 
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and is_dataclass(kind)
+
+
+def _is_named(kind: Any) -> bool:
+    """Whether it is one of several, chosen by its name."""
+    return _is_section(kind) and any(f.name == "name" for f in fields(kind))
 
 
 def _text(section: Section) -> str:
@@ -180,7 +186,7 @@ def _plural(kind: Any) -> str:
 def _choice_words(kind: Any) -> str:
     if kind is types.NoneType:
         return "`null`"
-    return f"`{name_of(kind)}`" if _is_section(kind) else _type_words(kind)
+    return f"`{name_of(kind)}`" if _is_named(kind) else _type_words(kind)
 
 
 def _default(item: Field[Any]) -> str:

@@ -29,7 +29,9 @@ from common.errors import (
     ReportedError,
     RunError,
 )
-from common.study import Distillation, Modality, study_hash
+from common.study import Distillation, Modality, SearchTerms, approval_hash, study_hash
+from common.study.losses import Dice as DiceLoss
+from common.study.networks import DynUNet
 from tests.support.studies import small_study
 
 STUDY = small_study()
@@ -240,6 +242,43 @@ def test_a_hub_that_goes_back_waits_for_a_person(consent, tmp_path, clock):
     check(consent, number=2)
     consent.begin(HASH, "run-1", 2, cases={"ct": 5})
     assert reason_of(consent, number=1) == "hub went back"
+
+
+def search_of(trials=2, rounds=3, over="network"):
+    federation = replace(STUDY.federation, rounds=rounds)
+    terms = SearchTerms(over=over, trials=trials)
+    return replace(STUDY, federation=federation, search=terms)
+
+
+def test_the_approval_of_a_search_is_that_of_all_its_trials_and_of_nothing_else(consent):
+    shown = search_of()
+    consent.decide(approval_hash(shown), "approve", by="a person")
+    trial = replace(shown, network=DynUNet())
+
+    check(consent, trial)
+
+    for other in (
+        replace(trial, loss=DiceLoss()),
+        replace(trial, search=None),
+        replace(trial, search=replace(trial.search, over="both")),
+        replace(trial, seed=9),
+        replace(trial, federation=replace(trial.federation, rounds=4)),
+    ):
+        assert reason_of(consent, other) == "not approved"
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 6), (4, 4), (100, 6)])
+def test_the_rounds_of_a_search_end_with_its_last_trial(consent, limit, most):
+    study = search_of(trials=2, rounds=3)
+    name = approval_hash(study)
+    consent.decide(name, "approve", by="a person", limits=Limits(rounds=limit))
+    for n in range(most):
+        run, number = f"run-{n // 3}", n % 3 + 1
+        check(consent, study, run=run, number=number)
+        consent.begin(name, run, number, cases={"ct": 9})
+
+    assert reason_of(consent, study, run="run-2", number=1) == "rounds used up"
+    check(consent, study, run=run, number=number)  # a repeat of the last one
 
 
 def test_rounds_of_other_studies_do_not_count(consent):

@@ -1,14 +1,19 @@
 """What the coordinator and a site's people see of a hub's warnings."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from common.study.study import SearchTerms, approval_hash, canonical_json
+from common.wire import control_pb2 as pb
 from deploy.cli.federation import hub_tables
-from deploy.cli.offers import site_status
+from deploy.cli.offers import offer_in_words, offers_table, site_status
+from deploy.supervise.offers import Offers
 from server.registry import ADMITTED, REVOKED, Registry, SiteRow
 from tests.support.deployment import new_hub, new_site
+from tests.support.federations import phantom_sites, small_study
 
 
 def shown(*tables):
@@ -43,3 +48,27 @@ def test_a_site_shows_what_the_hub_says(tmp_path):
     write_json(site.path / "run" / "agent.json", told)
 
     assert "a warning" in shown(site_status(site))
+
+
+def test_a_site_is_told_how_much_a_search_asks_for_and_what_may_differ(tmp_path):
+    from deploy.provision.authority import Authorities
+
+    profile = phantom_sites(tmp_path / "data", modalities=("ct",))[0]
+    hub = new_hub(tmp_path / "hub")
+    site = new_site(tmp_path / "site", Authorities.open(hub.pki))
+    site.profile.write_text(profile.read_text())
+    shown_study = replace(small_study(rounds=4), search=SearchTerms(trials=7))
+    name = approval_hash(shown_study)
+    offers = Offers(tmp_path / "offers")
+    offers.keep([pb.Offer(hash=name, study=canonical_json(shown_study))])
+    offers.keep([pb.Offer(hash="0" * 64, study=canonical_json(shown_study))])  # refused
+
+    table, words = shown(offers_table(offers, site)), offer_in_words(offers.find(name), site)
+
+    assert offers.hashes() == [name]
+    assert "7 x 4" in table
+    assert "differs" in table
+    assert name in words
+    assert "at most 7 trials of 4 rounds, each with another network" in words
+    assert "in all 28 rounds" in words
+    assert "above, of the one shown" in words
