@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo federation test test-all bench survey check fmt lint types layers docs protos wheel offline-bundle clean
+.PHONY: help setup demo federation test test-all bench survey costs check fmt lint types layers docs protos wheel offline-bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench: $(VENV)/.dev  ## Every benchmark, one after the other
 
 survey: $(VENV)/.dev  ## Train every network and loss as a federation; goes on where it stopped
 	$(BIN)/python tests/benchmarks/survey.py
+
+costs: $(VENV)/.dev  ## Measure a training step of every network
+	$(BIN)/python tests/benchmarks/network_cost.py
 
 check: fmt lint types layers  ## Format, lint, types, import contracts
 

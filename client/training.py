@@ -16,6 +16,7 @@ from client.data.preprocessing import PreparedCase
 from common.events import SITE, emit
 from common.losses import Loss
 from common.losses.deep import answers_of, deep_loss
+from common.losses.edges import Drawn, edge_loss
 from common.losses.partial import merge_unannotated
 from common.modality.affinity import ClassSums, class_sums, distillation_loss
 from common.modality.bank import set_modality
@@ -221,7 +222,8 @@ def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted, done: float) -
         fitted.used.setdefault(case.files.modality, set()).add(case.files.name)
     set_modality(network, [case.files.modality for case in cases])
     with torch.autocast(plan.device.type, torch.bfloat16, enabled=_is_mixed(plan)):
-        answers = answers_of(network(x))
+        output = network(x)
+    answers = answers_of(output)
     groups = _groups([case.files.annotated for case in cases])
 
     def partial_loss(logits: Tensor, classes: Tensor) -> Tensor:
@@ -233,9 +235,11 @@ def _loss_of_batch(network: nn.Module, plan: Fit, fitted: Fitted, done: float) -
         return total
 
     total = deep_loss(partial_loss, answers, y) + _distil(answers[0], y, cases, plan, fitted)
+    known = torch.stack([_known([case], answers[0].shape[1], plan.device) for case in cases])
+    if isinstance(output, Drawn):
+        total = total + edge_loss(output, y, known.all(1))
     if plan.adversary is not None:
-        known = [_known([case], answers[0].shape[1], plan.device) for case in cases]
-        total = total + plan.adversary.penalty(x, answers[0], y, torch.stack(known))
+        total = total + plan.adversary.penalty(x, answers[0], y, known)
     return total
 
 

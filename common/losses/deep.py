@@ -5,9 +5,13 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from common.losses.edges import Drawn
 
-def answers_of(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+
+def answers_of(output: Tensor | Sequence[Tensor] | Drawn) -> list[Tensor]:
     """Return what a network answered as a list, the finest level first."""
+    if isinstance(output, Drawn):
+        return [output.logits]
     return [output] if isinstance(output, Tensor) else list(output)
 
 

@@ -2,9 +2,9 @@
 
 Source: Sun et al. SAUNet: Shape Attentive U-Net for Interpretable Medical Image Segmentation.
 MICCAI 2020. arXiv:2001.07645; the gate of the stream: Takikawa et al. 2019, arXiv:1907.05740.
-The encoder is of dense blocks but not DenseNet-121, the edges of the image are a gradient, not
-Canny's, and the edges that the stream draws are not supervised: they learn from the
-segmentation alone.
+The encoder is of dense blocks but not DenseNet-121, and the edges of the image are a gradient,
+not Canny's. While the network trains, the edges that the stream draws are held against those of
+the truth (:mod:`common.losses.edges`).
 """
 
 from itertools import pairwise
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.losses.edges import Drawn
 from common.networks.blocks.attention import ChannelWeights
 from common.networks.blocks.bottoms import enlarged
 from common.networks.blocks.convolutions import dense, residual
@@ -73,7 +74,7 @@ class ShapeAttentiveUNet(nn.Module):
         super().__init__()
         parts = Parts(dimensions=dimensions, dropout=config.dropout)
         inner, widths = ComposableUNet(), config.widths
-        width = widths[0]
+        width, self.edge_weight = widths[0], config.edge_weight
         steps = pairwise((channels, *widths))
         self.pool = parts.max_pool()
         self.down = nn.ModuleList(dense(parts, inner, a, b) for a, b in steps)
@@ -89,28 +90,28 @@ class ShapeAttentiveUNet(nn.Module):
         self.last = parts.convolution(2 * width, width)
         self.head = Head(dimensions, width, classes, bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, *space) to (B, classes, *space)."""
+    def forward(self, x: Tensor) -> Tensor | Drawn:
+        """(B, channels, *space) to (B, classes, *space); in training with the edges."""
         seen: list[Tensor] = []
         below = x
         for block in self.down:
             below = block(self.pool(below) if seen else below)
             seen.append(below)
-        told = self._shape(x, seen)
+        edges, told = self._shape(x, seen)
         for i in reversed(range(len(self.up))):
             below = self.join[i](torch.cat([self.up[i](below), seen[i]], 1))
         logits: Tensor = self.head(self.last(torch.cat([below, told], 1)))
-        return logits
+        return Drawn(logits, edges, self.edge_weight) if self.training else logits
 
-    def _shape(self, x: Tensor, seen: list[Tensor]) -> Tensor:
-        """Return what the shape stream tells the last layer, at the image's size."""
+    def _shape(self, x: Tensor, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the edges' logits and what is told the last layer, at the image's size."""
         s = enlarged(self.begin(seen[FIRST_SEEN - 1]), x.shape[2:])
         for step, coarse in zip(self.shape, seen[FIRST_SEEN:], strict=True):
             s = step(s, coarse)
-        edges = self.edges(self.edge(s).sigmoid())
-        both = torch.cat([edges, gradient_of(x)], 1)
+        logits: Tensor = self.edge(s)
+        both = torch.cat([self.edges(logits.sigmoid()), gradient_of(x)], 1)
         told: Tensor = self.tell(self.weigh(both).sigmoid())
-        return told
+        return logits, told
 
 
 def gradient_of(x: Tensor) -> Tensor:

@@ -388,13 +388,17 @@ class SAUNet(Pyramid):
 
     Attributes:
         widths: Feature channels of each level, finest first; 3 to 8 levels.
+        edge_weight: Of the cross entropy of the edges that the stream draws, beside the study's
+            loss, 0 to 100; only cases whose every label is annotated count for it.
         dropout: Probability of dropping a channel, 0 to below 1.
         norm: Normalisation layer.
     """
 
     name: Literal["sa_unet"] = "sa_unet"
+    edge_weight: float = 1.0
 
     def problems(self) -> Problems:
         """Return (field, what is wrong) for combinations that cannot be built."""
+        edges = range_problems("edge_weight", self.edge_weight, 0.0, 100.0)
         widths = width_problems("widths", self.widths, least=3, most=MOST_LEVELS)
-        return [*widths, *dropout_problems(self.dropout)]
+        return [*edges, *widths, *dropout_problems(self.dropout)]

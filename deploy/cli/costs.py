@@ -34,6 +34,7 @@ class NetworkCost:
     Attributes:
         name: In the catalogue.
         dimensions: 2 or 3.
+        side: Of the patch.
         parameters: Trainable numbers for two structures, norms of two modalities among them.
         round_bytes: Weights to a site with one modality, as many back.
         memory_mb: Peak of a training step above the idle process, megabytes.
@@ -43,6 +44,7 @@ class NetworkCost:
 
     name: str
     dimensions: int
+    side: int = 0
     parameters: int = 0
     round_bytes: int = 0
     memory_mb: float = 0.0
@@ -64,8 +66,7 @@ def costs(
     for config in configs:
         if dimensions not in config.dimensions:
             continue
-        divisor = config.divisor
-        side = max(2 * divisor, round(patch / divisor) * divisor)
+        side = _side(config, patch, dimensions)
         study = replace(
             STUDY,
             dimensions=dimensions,
@@ -73,14 +74,25 @@ def costs(
             training=Training(patch=(side,) * dimensions, batch=batch),
         )
         if problem := _too_large(study):
-            yield NetworkCost(name=config.name, dimensions=dimensions, problem=problem)
+            yield NetworkCost(
+                name=config.name, dimensions=dimensions, side=side, problem=problem
+            )
             continue
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
                 yield pool.submit(measure, study).result()
             except BrokenProcessPool:
                 what = "the system ended it, most likely for want of memory"
-                yield NetworkCost(name=config.name, dimensions=dimensions, problem=what)
+                yield NetworkCost(
+                    name=config.name, dimensions=dimensions, side=side, problem=what
+                )
+
+
+def _side(config: NetworkConfig, patch: int, dimensions: int) -> int:
+    """Return the side nearest to the one asked for that a network can take."""
+    step = config.divisor
+    side = max(2 * step, round(patch / step) * step)
+    return min(side, config.largest_side(dimensions) // step * step)
 
 
 def _too_large(study: Study) -> str:
@@ -123,6 +135,7 @@ def measure(study: Study) -> NetworkCost:
     return NetworkCost(
         name=study.network.name,
         dimensions=study.dimensions,
+        side=study.training.patch[0],
         parameters=cost.parameters,
         round_bytes=cost.down_bytes,
         memory_mb=max(_memory_mb(device.type) - before, LEAST_MB),
@@ -146,20 +159,25 @@ def cost_page(measured: list[NetworkCost], *, patch: int, batch: int) -> str:
     """Return the same as a section in Markdown."""
     dimensions = measured[0].dimensions if measured else 2
     lines = [
-        f"## {dimensions}-D, {batch} images of about {' x '.join([str(patch)] * dimensions)}",
+        f"## {dimensions}-D, {_images(batch)} of {' x '.join([str(patch)] * dimensions)}",
         "",
         "| network | parameters | weights a round, each way | memory of a step | a step |",
         "|---|---|---|---|---|",
     ]
     for cost in _in_order(measured):
+        name = f"`{cost.name}`" + (f" at {cost.side}" if cost.side != patch else "")
         if cost.problem:
-            lines.append(f"| `{cost.name}` | | | {cost.problem} | |")
+            lines.append(f"| {name} | | | {cost.problem} | |")
             continue
         lines.append(
-            f"| `{cost.name}` | {cost.parameters:,} | {cost.round_bytes / 1e6:.2f} MB "
+            f"| {name} | {cost.parameters:,} | {cost.round_bytes / 1e6:.2f} MB "
             f"| {cost.memory_mb:.0f} MB | {cost.seconds:.2f} s |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _images(batch: int) -> str:
+    return "1 image" if batch == 1 else f"{batch} images"
 
 
 def _in_order(measured: list[NetworkCost]) -> list[NetworkCost]:
@@ -169,17 +187,18 @@ def _in_order(measured: list[NetworkCost]) -> list[NetworkCost]:
 def cost_table(measured: list[NetworkCost], *, patch: int, batch: int) -> Table:
     """Return a table of costs, the cheapest step first."""
     table = Table(
-        title=f"training step of {batch} images of about {patch} a side, on this machine",
+        title=f"training step of {_images(batch)} of {patch} a side, on this machine",
         title_justify="left",
     )
     for column in ("network", "dimensions", "parameters", "a round", "memory", "step"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for cost in _in_order(measured):
+        name = cost.name + (f" at {cost.side}" if cost.side != patch else "")
         if cost.problem:
-            table.add_row(cost.name, str(cost.dimensions), cost.problem)
+            table.add_row(name, f"{cost.dimensions}-D", cost.problem)
             continue
         table.add_row(
-            cost.name, f"{cost.dimensions}-D", f"{cost.parameters:,}",
+            name, f"{cost.dimensions}-D", f"{cost.parameters:,}",
             f"{cost.round_bytes / 1e6:.2f} MB", f"{cost.memory_mb:.0f} MB",
             f"{cost.seconds * 1e3:.0f} ms",
         )  # fmt: skip

@@ -27,8 +27,9 @@ def offers_table(offers: Offers, site: SiteFolder) -> Table:
     for offer in offers.all():
         study, standing = offer.study, consent.standing(offer.hash)
         table.add_row(
-            offer.hash[:SHORT], study.name, ", ".join(study.label_names),
-            ", ".join(study.modalities), _rounds(study), _bytes(offer), standing.state,
+            offer.hash[:SHORT], study.name + (" (search)" if study.search else ""),
+            ", ".join(study.label_names), ", ".join(study.modalities), _rounds(study),
+            _bytes(offer), standing.state,
             " ".join(filter(None, [standing.note, offer.note])),
         )  # fmt: skip
     return table

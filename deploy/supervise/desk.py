@@ -215,8 +215,9 @@ def offer_study(hub: HubFolder, study: Study, note: str, *, round_bytes: int) ->
         round_bytes: Of the weights one way; 0 where they differ from trial to trial.
     """
     hash_ = approval_hash(study)
+    name = study.name + (" (search)" if study.search is not None else "")
     hub.registry.put(
-        StudyRow, {"hash": hash_}, name=study.name, text=canonical_json(study), offered=now(),
+        StudyRow, {"hash": hash_}, name=name, text=canonical_json(study), offered=now(),
         round_bytes=round_bytes, note=note, open=1,
     )  # fmt: skip
     emit(HUB, "study_offered", study=hash_, bytes=round_bytes)

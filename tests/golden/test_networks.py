@@ -8,6 +8,7 @@ from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
 from monai.networks.nets.mednext import create_mednext
 from monai.networks.nets.vnet import VNet as MonaiVNet
 from scipy.ndimage import correlate
+from torch import nn
 
 from common.errors import InputError
 from common.modality.bank import set_modality
@@ -305,6 +306,20 @@ def test_an_over_complete_network_looks_at_maps_that_are_larger_than_the_image()
     network(draw(1, 1, 16, 16))
 
     assert largest == [32, 64, 128]
+
+
+@pytest.mark.parametrize(("widths", "reach"), [((4, 4), 3), ((4, 4, 4), 4)])
+def test_an_over_complete_network_sees_few_voxels_of_the_image(widths, reach):
+    network = built(whole.KiNet(widths=widths), 2)
+    for stage in [*network.branch.out, *network.branch.back]:
+        stage.norm = nn.Identity()  # its statistics are of the whole image
+    x = draw(4, 1, 32, 32).requires_grad_()
+
+    network(x)[:, :, 16, 16].square().sum().backward()
+
+    rows, columns = x.grad.abs().sum((0, 1)).nonzero().T
+    for seen in (rows, columns):
+        assert (16 - seen.min(), seen.max() - 16) == (reach, reach)
 
 
 def test_the_images_gradient_is_numpys_inside_and_half_of_it_at_the_border():

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 
-from common.study import canonical_json, parse_study, study_hash
+from common.study import SearchTerms, approval_hash, canonical_json, parse_study, study_hash
 from common.study.losses import Dice
 from common.study.networks import BasicUNet
 from common.study.study import Augmentation, Distillation, Federation, Sharing, as_plain
@@ -53,6 +53,7 @@ OTHER = {
     "distillation": Distillation(weight=0.0),
     "evaluation": replace(small_study().evaluation, every=2),
     "seed": 2,
+    "search": SearchTerms(),
 }
 
 
@@ -65,6 +66,33 @@ def test_another_field_is_another_hash(field):
     study = small_study()
 
     assert study_hash(replace(study, **{field: OTHER[field]})) != study_hash(study)
+
+
+@checked
+@given(studies())
+def test_a_study_of_its_own_is_approved_by_its_own_hash(study):
+    alone = replace(study, search=None)
+
+    assert approval_hash(alone) == study_hash(alone)
+
+
+@pytest.mark.parametrize("over", ["network", "loss", "both"])
+@pytest.mark.parametrize("field", set(OTHER) - {"search"})
+def test_the_approval_of_a_search_holds_for_what_it_is_over_and_for_nothing_else(field, over):
+    study = replace(small_study(), search=SearchTerms(over=over))
+    other = replace(study, **{field: OTHER[field]})
+    is_free = field == over or (over == "both" and field in ("network", "loss"))
+
+    assert (approval_hash(other) == approval_hash(study)) is is_free
+    assert study_hash(other) != study_hash(study)
+
+
+@checked
+@given(studies(), studies())
+def test_no_approval_of_a_search_is_one_of_a_study_of_its_own(one, other):
+    search = replace(one, search=SearchTerms())
+
+    assert approval_hash(search) != approval_hash(replace(other, search=None))
 
 
 def test_the_order_of_modalities_does_not_matter():

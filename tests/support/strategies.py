@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from common.losses import LOSSES
 from common.study import (
     Augmentation,
     Distillation,
@@ -14,10 +15,11 @@ from common.study import (
     Federation,
     Label,
     Modality,
+    SearchTerms,
     Sharing,
     Training,
 )
-from common.study.losses import CrossEntropy, Dice, DiceCrossEntropy
+from common.study.losses import DiceCrossEntropy
 from common.study.methods import FedAvg, FedProx
 from common.study.networks import UNet
 from tests.support.studies import small_study
@@ -83,7 +85,7 @@ def studies(draw):
             )
         ),
         loss=draw(
-            st.sampled_from([Dice(), CrossEntropy(), Dice(include_background=True)])
+            st.sampled_from([loss.config() for name, loss in LOSSES.items() if name != "sum"])
             | st.builds(DiceCrossEntropy, dice_weight=st.floats(0.001, 1e5))
         ),
         training=draw(
@@ -114,6 +116,14 @@ def studies(draw):
         distillation=draw(st.builds(Distillation, weight=st.floats(0, 100))),
         evaluation=draw(st.builds(Evaluation, validation=share, test=share)),
         seed=draw(st.integers(0, 2**32 - 1)),
+        search=draw(
+            st.none()
+            | st.builds(
+                SearchTerms,
+                over=st.sampled_from(["network", "loss", "both"]),
+                trials=st.integers(1, 10_000),
+            )
+        ),
     )
     sides = [draw(st.sampled_from(["none", "left", "right"])) for _ in found]
     labels = tuple(Label(name=n, side=s) for n, s in zip(found, sides, strict=True))

@@ -9,6 +9,7 @@ from client.training import Fit, build_optimizer, fit
 from common.losses import build_loss
 from common.networks import build_network
 from common.study import Training
+from common.study.networks import SAUNet
 from tests.support.nifti import box_label, random_image
 from tests.support.studies import small_study
 from tests.unit.client.test_preprocessing import raw_of
@@ -72,3 +73,19 @@ def test_a_loss_is_told_which_classes_its_channels_are(annotated):
     for channels, _, kept in calls_of(annotated, first_step=0, total_steps=4):
         assert kept == (0, *annotated)
         assert channels == len(kept)
+
+
+def trained_edges(edge_weight, annotated):
+    """Train SAUNet for four steps; return its weights."""
+    network = SAUNet(widths=(2, 4, 4), edge_weight=edge_weight)
+    study = replace(STUDY, network=network)
+    torch.manual_seed(0)
+    made = build_network(study)
+    fit(made, build_optimizer(made, study.training), plan_of(study, [case_of(annotated)]))
+    return torch.cat([p.detach().flatten() for p in made.parameters()])
+
+
+def test_the_edges_that_a_network_draws_are_taught_where_all_labels_are_annotated():
+    for annotated, is_taught in (((1, 2), True), ((1,), False)):
+        with_edges, without = (trained_edges(weight, annotated) for weight in (1.0, 0.0))
+        assert torch.equal(with_edges, without) is not is_taught

@@ -75,7 +75,7 @@ def test_a_candidate_is_a_run_under_the_searchs_approval_and_every_round_is_hear
     assert held == replace(TRIAL, search=TERMS)
     offered = stage.hub.registry.row(StudyRow, open=1)
     assert {offered.hash, stage.rows[0].hash} == {approval_hash(held)}
-    assert offered.round_bytes == 0
+    assert (offered.round_bytes, offered.name) == (0, "small (search)")
     assert any("waits for 2 more" in words for words in stage.said.waits)
     assert any(offered.hash in words for words in stage.said.lines)
     stage.trainer.close()
