@@ -3,6 +3,7 @@
 import csv
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ from common.study.load import load_study
 from common.study.study import approval_hash, canonical_json
 from deploy.cli.main import app
 from deploy.local import local_federation
-from server.registry import FINISHED, QUEUED, RunRow, StudyRow
+from server.registry import FINISHED, QUEUED, STOPPED, RunRow, StudyRow
 from server.run import read_run
 from tests.support.federations import phantom_sites, small_study
 
@@ -80,3 +81,30 @@ def test_sites_approve_a_search_once_and_it_finds_what_a_simulation_finds(federa
     best = load_study(out / "best-study.yaml")
     assert approval_hash(best) != first.hash  # it waits for an approval of its own
     assert best.federation.rounds == 3
+
+
+def test_a_site_that_limits_its_rounds_ends_a_search_early_and_the_search_says_so(
+    federation, tmp_path
+):
+    federation, names, _ = federation
+    study, hub, out = tmp_path / "study.yaml", str(federation.hub), tmp_path / "at-hub"
+    study.write_text(canonical_json(replace(small_study(minimum=2), seed=7)))
+    before = {row.run for row in federation.registry.rows(RunRow)}
+    options = ("--trials", "2", "--rounds", "2", "--strategy", "random", "--over", "loss")
+
+    driver = federation.spawn(
+        HUB, "hub", "search", str(study), "--folder", hub, "--out", str(out), *options
+    )
+    federation.wait(lambda: len(federation.registry.rows(RunRow)) > len(before), 120, "a trial")
+    run = next(row.run for row in federation.registry.rows(RunRow) if row.run not in before)
+    federation.approve(names[0], run, "--minimum-cases", "1", "--rounds", "2")
+    federation.approve(names[1], run, "--minimum-cases", "1")
+    said, _ = driver.communicate(timeout=300)
+
+    assert driver.returncode == 0, said.decode()
+    first, second = rows_of(out)
+    assert (first["state"], second["state"]) == ("complete", "failed")
+    assert f"{names[0]}: ConsentError: the rounds that the site approved" in second["why"]
+    stopped = federation.registry.rows(RunRow)[-1]
+    assert stopped.state == STOPPED
+    assert not federation.registry.rows(StudyRow, open=1)
