@@ -1,7 +1,6 @@
 """A real federation on loopback: hub, nginx and three sites, two rounds, one site killed."""
 
 import json
-import shutil
 
 import pytest
 
@@ -10,15 +9,13 @@ from common.study.study import canonical_json
 from deploy.local import COORDINATOR, local_federation
 from deploy.simulation.simulate import run_simulation
 from server.journal import Journal
+from tests.support.deployment import NEEDS_NGINX
 from tests.support.federations import built, phantom_sites, small_study
 
 PATIENT = "Mustermann_Erika"
 SITES = ("ct", "ct", "mr")
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin") is None,
-    reason="nginx is not installed",
-)
+pytestmark = NEEDS_NGINX
 
 
 @pytest.fixture(scope="module")

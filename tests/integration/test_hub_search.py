@@ -1,7 +1,6 @@
 """``fedseg hub search`` with the real processes of a hub and two sites."""
 
 import csv
-import shutil
 import signal
 from dataclasses import replace
 
@@ -16,14 +15,12 @@ from deploy.cli.main import app
 from deploy.local import local_federation
 from server.registry import FINISHED, QUEUED, STOPPED, RunRow, StudyRow
 from server.run import read_run
+from tests.support.deployment import NEEDS_NGINX
 from tests.support.federations import phantom_sites, small_study
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin") is None,
-        reason="nginx is not installed",
-    ),
+    NEEDS_NGINX,
 ]
 HUB = "coordinator"
 OPTIONS = ("--trials", "3", "--rounds", "2", "--strategy", "random", "--prune", "none")

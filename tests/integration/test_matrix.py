@@ -21,6 +21,7 @@ from server.app import app as server_app
 from server.matrix import GLOBAL, read_matrix
 from server.run import read_run
 from server.selection import site_metric
+from tests.support.deployment import NEEDS_NGINX
 from tests.support.federations import built, phantom_sites, small_study
 
 STUDY = small_study(rounds=2, local="true")
@@ -99,9 +100,7 @@ def test_who_refuses_has_no_row_and_is_still_a_column(finished, sites, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not shutil.which("nginx", path="/usr/sbin:/usr/bin"), reason="nginx is not installed"
-)
+@NEEDS_NGINX
 def test_a_real_federation_shares_models_only_where_that_was_permitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("m")
     profiles = phantom_sites(folder / "data", modalities=("ct", "ct", "mr"))

@@ -6,7 +6,6 @@ count against the limits of another.
 
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -30,7 +29,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from deploy.provision.authority import SITES, Authorities
 from deploy.provision.certificates import Authority, alternative_names, build_server
 from deploy.provision.nginx import (
-    SBIN,
     NginxSettings,
     command,
     reload,
@@ -45,11 +43,9 @@ from deploy.provision.pem_files import (
     write_key,
 )
 from deploy.provision.site_keys import SiteKeys, client_context
+from tests.support.deployment import NEEDS_NGINX
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], *SBIN])) is None,
-    reason="nginx is not installed",
-)
+pytestmark = NEEDS_NGINX
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)

@@ -1,20 +1,16 @@
 """Two studies at once on one federation; a run that is paused, resumed, and one that is stopped."""
 
-import shutil
-
 import pytest
 
 from common.study.study import canonical_json
 from deploy.local import local_federation
 from server.journal import Journal
+from tests.support.deployment import NEEDS_NGINX
 from tests.support.federations import phantom_sites, small_study
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin") is None,
-        reason="nginx is not installed",
-    ),
+    NEEDS_NGINX,
 ]
 HUB = "coordinator"
 

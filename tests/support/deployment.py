@@ -1,10 +1,14 @@
 """Folders of a hub and a site, and what the files that deploy them say."""
 
+import os
 import re
+import shutil
 from datetime import UTC, datetime
 
+import pytest
 import yaml
 
+from deploy.provision.nginx import SBIN
 from deploy.provision.site_keys import SiteKeys
 from deploy.supervise.desk import make_hub
 from deploy.supervise.hub_folder import HubSettings
@@ -14,6 +18,10 @@ from tests.support.studies import ROOT
 
 DEPLOY = ROOT / "deploy"
 FIRST = {"hub": 6100, "site": 6200}
+NEEDS_NGINX = pytest.mark.skipif(
+    shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], *SBIN])) is None,
+    reason="nginx is not installed",
+)
 USERS = {"hub": HUB_USERS, "site": SITE_USERS}
 
 

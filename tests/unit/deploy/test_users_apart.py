@@ -12,19 +12,14 @@ import pytest
 
 from common.errors import RunError
 from deploy.provision.authority import Authorities
-from deploy.provision.nginx import SBIN, write_bindings
+from deploy.provision.nginx import write_bindings
 from deploy.supervise.desk import make_hub
 from deploy.supervise.hub_folder import HubFolder, HubSettings
 from deploy.supervise.site_folder import SiteFolder, free_port
 from deploy.systemd import keyless, registrar
 from deploy.systemd.proxy import IN_FORCE, inputs_of
-from tests.support.deployment import new_site
+from tests.support.deployment import NEEDS_NGINX, new_site
 from tests.support.studies import ROOT
-
-WITH_NGINX = pytest.mark.skipif(
-    shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], *SBIN])) is None,
-    reason="nginx is not installed",
-)
 
 
 def wait_until(test, seconds=20):
@@ -60,7 +55,7 @@ def proxied(tmp_path):
         process.communicate()
 
 
-@WITH_NGINX
+@NEEDS_NGINX
 def test_the_proxy_takes_what_the_registrar_writes_and_says_so(proxied):
     hub, process = proxied
     before = in_force(hub)
@@ -73,7 +68,7 @@ def test_the_proxy_takes_what_the_registrar_writes_and_says_so(proxied):
     assert process.wait(20) == 0
 
 
-@WITH_NGINX
+@NEEDS_NGINX
 def test_what_nginx_does_not_like_never_counts_as_in_force(proxied, monkeypatch):
     hub, _ = proxied
     before = in_force(hub)
@@ -86,7 +81,7 @@ def test_what_nginx_does_not_like_never_counts_as_in_force(proxied, monkeypatch)
     assert in_force(hub) == before
 
 
-@WITH_NGINX
+@NEEDS_NGINX
 def test_when_nginx_ends_by_itself_so_does_the_proxy(proxied):
     hub, process = proxied
 
@@ -96,7 +91,7 @@ def test_when_nginx_ends_by_itself_so_does_the_proxy(proxied):
     wait_until(lambda: not is_open(hub.settings.port))
 
 
-@WITH_NGINX
+@NEEDS_NGINX
 def test_when_the_proxy_is_killed_nginx_ends_too(proxied):
     hub, process = proxied
 
@@ -130,7 +125,7 @@ def test_a_part_that_needs_keys_is_not_started_without(monkeypatch, arguments):
         keyless.main()
 
 
-@WITH_NGINX
+@NEEDS_NGINX
 def test_the_proxy_keeps_its_logs_short(proxied):
     hub, _ = proxied
     log = hub.nginx / "logs" / "access.log"

@@ -1,6 +1,5 @@
 import os
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +15,7 @@ from deploy.provision.nginx import (
     write_bindings,
     write_configuration,
 )
-
-needs_nginx = pytest.mark.skipif(
-    shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:" + os.environ["PATH"]) is None,
-    reason="nginx is not installed",
-)
+from tests.support.deployment import NEEDS_NGINX
 
 
 @pytest.fixture
@@ -131,7 +126,7 @@ def test_a_binding_that_is_none_changes_nothing(settings, keys, pair):
     assert (settings.folder / "bind.map").read_text() == before
 
 
-@needs_nginx
+@NEEDS_NGINX
 def test_nginx_accepts_what_we_write(settings, keys):
     write_configuration(replace(settings, user="root" if os.geteuid() == 0 else None))
     write_bindings(settings.folder, [(f"site-{i}", keys.node_header()) for i in range(100)])
@@ -139,7 +134,7 @@ def test_nginx_accepts_what_we_write(settings, keys):
     check(settings.folder)
 
 
-@needs_nginx
+@NEEDS_NGINX
 def test_nginx_says_itself_what_is_wrong(settings):
     write_configuration(settings)
     (settings.pki / "crl.pem").write_text("x")
@@ -148,7 +143,7 @@ def test_nginx_says_itself_what_is_wrong(settings):
         check(settings.folder)
 
 
-@needs_nginx
+@NEEDS_NGINX
 def test_a_broken_list_never_reaches_a_running_nginx(settings, monkeypatch):
     write_configuration(settings)
     (settings.pki / "crl.pem").write_text("x")
@@ -162,7 +157,7 @@ def test_a_broken_list_never_reaches_a_running_nginx(settings, monkeypatch):
     assert [words[-1] for words in ran] == ["-t"]
 
 
-@needs_nginx
+@NEEDS_NGINX
 def test_there_is_nothing_to_reload_before_nginx_runs(settings):
     write_configuration(replace(settings, user="root" if os.geteuid() == 0 else None))
 
@@ -170,7 +165,7 @@ def test_there_is_nothing_to_reload_before_nginx_runs(settings):
         nginx.reload(settings.folder)
 
 
-@needs_nginx
+@NEEDS_NGINX
 def test_nginx_runs_in_the_foreground_under_a_supervisor(settings):
     words = command(settings.folder)
 
@@ -178,7 +173,7 @@ def test_nginx_runs_in_the_foreground_under_a_supervisor(settings):
     assert str(settings.folder / "nginx.conf") in words
 
 
-@needs_nginx
+@NEEDS_NGINX
 def test_a_pid_that_a_crash_left_behind_is_told(settings):
     write_configuration(replace(settings, user="root" if os.geteuid() == 0 else None))
     (settings.folder / "nginx.pid").write_text("999999999\n")
