@@ -3,8 +3,20 @@
 import os
 
 import pytest
+import torch
 
 ALLOWED = "no real cases of"
+
+
+@pytest.fixture
+def in_double_precision():
+    """Build and draw in double precision.
+
+    In single precision two ways to one number differ by as much as processors do.
+    """
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):

@@ -6,6 +6,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from monai.networks.nets.unet import UNet as MonaiUNet
 from torch import nn
 
+from common.networks.dynunet import SupervisedDynUNet
 from common.study.backbones import SwinUNETR
 from common.study.networks import BasicUNet, DynUNet, UNet
 
@@ -47,9 +48,9 @@ def build_basic_unet(
 def build_dynunet(
     config: DynUNet, *, dimensions: int, channels: int, classes: int
 ) -> nn.Module:
-    """Build MONAI's DynUNet without deep supervision."""
+    """Build MONAI's DynUNet; deeply supervised it answers with a list while it trains."""
     levels = len(config.filters)
-    return MonaiDynUNet(
+    network = MonaiDynUNet(
         spatial_dims=dimensions,
         in_channels=channels,
         out_channels=classes,
@@ -62,6 +63,9 @@ def build_dynunet(
         norm_name=AFFINE_INSTANCE,
         act_name=("leakyrelu", {"inplace": False, "negative_slope": 0.01}),
     )
+    if config.deep_supervision:
+        return SupervisedDynUNet(network, config.deep_supervision)
+    return network
 
 
 def build_swin_unetr(

@@ -115,17 +115,19 @@ class ComposableUNet(Network):
             )
         if what := holes(self.rates):
             found.append(("rates", what))
-        if not 0 <= self.deep_supervision < max(levels - 1, 1):
-            found.append(
-                (
-                    "deep_supervision",
-                    f"is {self.deep_supervision}, expected 0 to {max(levels - 2, 0)}: fewer "
-                    "than the levels on the way up",
-                )
-            )
+        found += supervision_problems(self.deep_supervision, levels)
         if not 0 <= self.dropout < 1:
             found.append(("dropout", f"is {self.dropout}, expected from 0 to below 1"))
         return found
+
+
+def supervision_problems(answers: int, levels: int) -> list[tuple[str, str]]:
+    """Return what is wrong with a number of coarser levels that answer too."""
+    if 0 <= answers < max(levels - 1, 1):
+        return []
+    most = max(levels - 2, 0)
+    what = f"is {answers}, expected 0 to {most}: fewer than the levels on the way up"
+    return [("deep_supervision", what)]
 
 
 def holes(rates: tuple[int, ...], kernel: int = 3) -> str:

@@ -47,6 +47,7 @@ from common.study.composable import (
     SEUNet,
     SurveyUNet,
     UNet3D,
+    supervision_problems,
 )
 from common.study.dints import Dints, DintsSearch
 from common.study.transfer import PretrainedUNet
@@ -126,13 +127,15 @@ class BasicUNet(Network):
 
 @dataclass(frozen=True, kw_only=True)
 class DynUNet(Network):
-    """MONAI's DynUNet, the network of nnU-Net, without deep supervision.
+    """MONAI's DynUNet, the network of nnU-Net.
 
     Attributes:
         filters: Feature channels of each level, finest first.
         strides: Down-sampling factor between neighbouring levels; one fewer than filters.
         kernel_size: Kernel of every convolution, voxels, odd.
         residual: Residual blocks in place of plain double convolutions.
+        deep_supervision: Coarser levels that answer too while the network is trained, each with
+            half the weight of the one above it; nnU-Net has all but the two coarsest answer.
         dropout: Probability of dropping a channel, 0 to 1.
         norm: Normalisation layer.
     """
@@ -142,6 +145,7 @@ class DynUNet(Network):
     strides: tuple[int, ...] = (2, 2, 2)
     kernel_size: int = 3
     residual: bool = False
+    deep_supervision: int = 0
     dropout: float = 0.0
     norm: Norm = "group"
 
@@ -165,6 +169,7 @@ class DynUNet(Network):
             )
         if any(stride not in (1, 2) for stride in self.strides):
             found.append(("strides", f"has {list(self.strides)}, expected each 1 or 2"))
+        found += supervision_problems(self.deep_supervision, len(self.filters))
         return found
 
 

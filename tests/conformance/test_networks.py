@@ -16,6 +16,7 @@ from common.study import Label, Sharing, canonical_json, parse_study
 from common.study.networks import DynUNet
 from tests.support.studies import TINY, small_study
 
+DOUBLE = pytest.mark.usefixtures("in_double_precision")
 EACH = pytest.mark.parametrize("name", NETWORKS)
 PLACES = [(name, d) for name in NETWORKS for d in TINY[name].dimensions]
 SLOW = {("swin_unetr", 3), ("pretrained_unet", 3)}  # at their smallest, 64 voxels a side
@@ -201,6 +202,7 @@ def test_initial_weights_are_the_seeds_and_nothing_elses(name, dimensions):
 
 
 @WHERE
+@DOUBLE
 def test_a_mixed_batch_is_what_separate_batches_are(name, dimensions):
     study = study_for(name, dimensions)
     network, x = build_network(study), batch(study, 3)
@@ -213,14 +215,13 @@ def test_a_mixed_batch_is_what_separate_batches_are(name, dimensions):
     mixed = logits_of(network, x)
 
     set_modality(network, "mr")
-    torch.testing.assert_close(
-        mixed[[0, 2]], logits_of(network, x[[0, 2]]), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(mixed[[0, 2]], logits_of(network, x[[0, 2]]))
     set_modality(network, "ct")
-    torch.testing.assert_close(mixed[[1]], logits_of(network, x[[1]]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mixed[[1]], logits_of(network, x[[1]]))
 
 
 @WHERE
+@DOUBLE
 def test_a_folded_network_is_plain_and_answers_the_same(name, dimensions):
     study = study_for(name, dimensions)
     network = build_network(study).eval()
@@ -233,14 +234,16 @@ def test_a_folded_network_is_plain_and_answers_the_same(name, dimensions):
 
 
 @WHERE
+@DOUBLE
 def test_a_network_answers_the_same_in_the_fast_layout(name, dimensions):
     study = study_for(name, dimensions)
     network, x = build_network(study).eval(), batch(study)
     before = network(x)
 
-    torch.testing.assert_close(in_fast_layout(network)(x), before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(in_fast_layout(network)(x), before)
 
 
+@DOUBLE
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"dints_search"}))
 def test_a_folded_network_can_be_exported(name):
     study = study_for(name)

@@ -3,7 +3,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import correlate
+from scipy.ndimage import correlate, maximum_filter
 from torch import nn
 
 from common.networks.blocks.attention import (
@@ -27,8 +27,10 @@ from common.networks.blocks.convolutions import BLOCKS, RecurrentConvolution
 from common.networks.blocks.cross_attention import GlobalLocalCrossAttention, SelfAttention
 from common.networks.blocks.parts import Parts
 from common.networks.blocks.upsampling import PixelShuffle, Unpooling
-from common.networks.composable import Composed
+from common.networks.composable import BOTTOMS, Composed
 from common.study.composable import ComposableUNet, holes
+
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 
 CONFIG = ComposableUNet()
 EACH = pytest.mark.parametrize("dimensions", [2, 3], ids=["2-D", "3-D"])
@@ -60,7 +62,7 @@ def matrix(layer):
 
 
 def same(found, expected):
-    np.testing.assert_allclose(plain(found), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(plain(found), expected)
 
 
 # --- how far a block sees ------------------------------------------------------------------------
@@ -261,7 +263,7 @@ def test_nonlocal_attention_is_numpys(dimensions):
     q, k, v = np.split(matrix(block.project)(flat), 3)
 
     weights = softmax(q.T @ k / np.sqrt(2), axis=1)
-    expected = flat + np.float32(0.7) * matrix(block.leave)(v @ weights.T)
+    expected = flat + 0.7 * matrix(block.leave)(v @ weights.T)
 
     same(block(x)[0].flatten(1), expected)
 
@@ -276,7 +278,7 @@ def test_graph_reasoning_is_numpys(dimensions):
     nodes = assigned @ matrix(block.reduce)(flat).T / assigned.sum(1, keepdims=True)
     told = nodes - plain(block.adjacency) @ nodes
     nodes = np.maximum(told @ plain(block.state.weight).T + plain(block.state.bias), 0)
-    expected = flat + np.float32(0.7) * matrix(block.leave)((assigned.T @ nodes).T)
+    expected = flat + 0.7 * matrix(block.leave)((assigned.T @ nodes).T)
 
     same(block(x)[0].flatten(1), expected)
 
@@ -330,14 +332,127 @@ def test_multi_kernel_pooling_is_of_the_largest_in_each_window():
     assert joined.shape[0] == 1 + 4
 
 
+def bare(module):
+    """Leave of a block its convolutions: no norm, no activation."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LeakyReLU)):
+                setattr(parent, name, nn.Identity())
+    return module
+
+
+def correlated(layer, x):
+    """Return what SciPy makes of a convolution without bias on (channels, *space)."""
+    weight = plain(layer.weight)
+    dilation = layer.dilation[0]
+    spread = np.zeros((*weight.shape[:2], *[(k - 1) * dilation + 1 for k in weight.shape[2:]]))
+    spread[(..., *[slice(None, None, dilation)] * (weight.ndim - 2))] = weight
+    return np.stack(
+        [sum(correlate(x[i], row[i], mode="constant") for i in range(len(x))) for row in spread]
+    )
+
+
+def without_bias(module):
+    """Set every bias to nothing."""
+    for layer in module.modules():
+        if getattr(layer, "bias", None) is not None:
+            nn.init.zeros_(layer.bias)
+    return module
+
+
 @EACH
-def test_atrous_pooling_has_a_branch_a_rate_and_the_mean(dimensions):
-    block = ASPP(PARTS[dimensions], CONFIG, 4)
+def test_atrous_pooling_is_scipys_with_kernels_spread_by_the_rates(dimensions):
+    block = without_bias(bare(ASPP(PARTS[dimensions], CONFIG, 4)))
+    block.join, x = nn.Identity(), draw(1, 4, *[7] * dimensions)
+
+    joined = block(x)[0]
 
     rates = [branch.conv.dilation[0] for branch in block.branches]
-
     assert rates == [1, *ASPP_RATES[dimensions]]
-    assert block.join.conv.in_channels == 2 * (len(rates) + 1)
+    expected = [correlated(branch.conv, plain(x[0])) for branch in block.branches]
+    mean = matrix(block.mean.conv)(plain(x[0]).reshape(4, -1).mean(1, keepdims=True))
+    everywhere = np.broadcast_to(mean.reshape(2, *[1] * dimensions), expected[0].shape)
+    same(joined, np.concatenate([*expected, everywhere]))
+
+
+@EACH
+def test_atrous_pooling_then_attention(dimensions):
+    pooling, attention = BOTTOMS["aspp_nonlocal"](PARTS[dimensions], CONFIG, 4)
+    nn.init.constant_(attention.gamma, 0.7)
+    x = draw(1, 4, *[5] * dimensions)
+
+    found = nn.Sequential(pooling, attention)(x)
+
+    y = pooling(x)
+    q, k, v = attention.project(y).flatten(2).transpose(1, 2).split(2, -1)
+    seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    told = attention.leave(seen.reshape(1, 2, *x.shape[2:]))
+    torch.testing.assert_close(found, y + 0.7 * told)
+
+
+@EACH
+def test_dense_atrous_convolution_is_scipys_along_four_paths(dimensions):
+    block, x = without_bias(DenseAtrous(PARTS[dimensions], 2)), draw(1, 2, *[8] * dimensions)
+
+    found = block(x)[0]
+
+    def leave(y):
+        return matrix(block.leave)(y.reshape(2, -1)).reshape(y.shape)
+
+    a = plain(x[0])
+    near = correlated(block.d1, a)
+    middle = correlated(block.d3, near)
+    far = correlated(block.d5, middle)
+    paths = [near, leave(correlated(block.d3, a)), leave(middle), leave(far)]
+    same(found, a + sum(np.maximum(path, 0) for path in paths))
+
+
+# --- blocks of convolutions -----------------------------------------------------------------------
+
+
+@EACH
+def test_an_inception_block_is_its_four_branches_side_by_side(dimensions):
+    block = without_bias(bare(BLOCKS["inception"](PARTS[dimensions], CONFIG, 3, 8)))
+    block.join, x = nn.Identity(), draw(1, 3, *[6] * dimensions)
+
+    joined = block(x)[0]
+
+    a = plain(x[0])
+    one, three, five, pooled = block.branches
+    largest = np.stack([maximum_filter(c, 3, mode="constant", cval=-np.inf) for c in a])
+    expected = [correlated(one.conv, a)]
+    for branch in (three, five):
+        y = a
+        for step in branch:
+            y = correlated(step.conv, y)
+        expected.append(y)
+    expected.append(correlated(pooled[1].conv, largest))
+    same(joined, np.concatenate(expected))
+    assert [len(branch) for branch in (three, five)] == [2, 3]
+
+
+def test_a_pseudo_3d_pair_is_one_convolution_whose_kernel_is_the_product():
+    within, across = without_bias(bare(BLOCKS["pseudo3d"](PARTS[3], CONFIG, 2, 3)))[:2]
+    x = draw(1, 2, 6, 6, 6)
+
+    found = across(within(x))
+
+    flat, deep = within.conv.weight, across.conv.weight  # (3, 2, 3, 3, 1), (3, 3, 1, 1, 3)
+    kernel = torch.einsum("omz,mixy->oixyz", deep[:, :, 0, 0], flat[..., 0])
+    torch.testing.assert_close(found, nn.functional.conv3d(x, kernel, padding=1))
+
+
+@EACH
+def test_a_residual_block_adds_its_shortcut(dimensions):
+    block = without_bias(bare(BLOCKS["residual"](PARTS[dimensions], CONFIG, 2, 3)))
+    x = draw(1, 2, *[6] * dimensions)
+
+    found = block(x)[0]
+
+    a = plain(x[0])
+    first, second = (unit.conv for unit in block.conv)
+    expected = correlated(second, correlated(first, a)) + correlated(block.residual, a)
+    same(found, expected)
 
 
 # --- up-sampling, deep supervision ---------------------------------------------------------------

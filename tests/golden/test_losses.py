@@ -15,6 +15,7 @@ from monai.losses import (
 from torch.nn.functional import cross_entropy
 
 from common.losses import LOSSES, build_loss
+from common.losses.deep import deep_loss
 from common.losses.partial import merge_unannotated
 from common.study.losses import (
     Boundary,
@@ -189,6 +190,17 @@ def test_cldice_of_a_line_is_that_worked_by_hand():
     found = build_loss(ClDice())(logits, truth).item()
 
     assert found == pytest.approx(1 - 2 * (13 / 16) / (29 / 16), abs=1e-4)
+
+
+def test_each_level_has_half_the_weight_of_a_finer_one():
+    truth = torch.tensor([[[0, 0, 1, 1]] * 4])
+    logits = [sample(classes=2, size=(1, side, side), seed=side)[0] for side in (4, 2, 1)]
+    seen = [truth, torch.tensor([[[0, 1], [0, 1]]]), torch.tensor([[[1]]])]
+
+    found = deep_loss(cross_entropy, logits, truth)
+
+    each = [cross_entropy(y, t).item() for y, t in zip(logits, seen, strict=True)]
+    assert found.item() == pytest.approx((4 * each[0] + 2 * each[1] + each[2]) / 7)
 
 
 def test_dice_is_pooled_over_the_batch():

@@ -1,11 +1,16 @@
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets.basic_unet import BasicUNet as MonaiBasicUNet
 from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
+from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from monai.networks.nets.mednext import create_mednext
+from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
+from monai.networks.nets.unet import UNet as MonaiUNet
 from monai.networks.nets.vnet import VNet as MonaiVNet
 from scipy.ndimage import correlate
 from torch import nn
@@ -20,12 +25,17 @@ from common.networks.mednext import upkern
 from common.networks.nested import NestedUNet, prune
 from common.networks.recurrent import slices_of, volume_of
 from common.networks.shape_attentive import FLAT, gradient_of
+from common.networks.view import NamedArrays
 from common.study import Sharing
 from common.study import backbones as whole
 from common.study.composable import SurveyUNet, UNet3D
+from common.study.networks import DynUNet
 from tests.support.studies import TINY, small_study
 
+pytestmark = pytest.mark.usefixtures("in_double_precision")
+
 FLAT_PARTS = Parts(dimensions=2)
+AFFINE = ("instance", {"affine": True})
 
 
 def draw(*shape, seed=0):
@@ -342,6 +352,101 @@ def test_where_an_image_is_flat_its_gradient_has_a_derivative():
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_branches_of_kiu_net_tell_each_other_and_are_added(dimensions):
+    network = built(whole.KiUNet(widths=(2, 3)), dimensions)
+    x = draw(1, 1, *[8] * dimensions)
+
+    found = network(x)
+
+    def resized(y, like):
+        mode = {2: "bilinear", 3: "trilinear"}[dimensions]
+        return nn.functional.interpolate(y, like.shape[2:], mode=mode, align_corners=False)
+
+    def told(exchange, u, k):
+        return u + resized(exchange.to_u(k), u), k + resized(exchange.to_k(u), k)
+
+    u1, k1 = told(network.out[0], network.u.out[0](x), network.k.out[0](x))
+    u2, k2 = told(network.out[1], network.u.out[1](u1), network.k.out[1](k1))
+    u3, k3 = told(network.back[0], network.u.back[0](u2), network.k.back[0](k2))
+    u, k = network.u.back[1](u3 + u1), network.k.back[1](k3 + k1)
+    torch.testing.assert_close(found, network.head(u + k))
+    assert (u2.shape[-1], k2.shape[-1]) == (2, 32)
+
+
+# --- MONAI's as they come ------------------------------------------------------------------------
+
+
+MONAIS = {
+    "unet": lambda d: MonaiUNet(
+        d, 1, 3, channels=(4, 8, 8), strides=(2, 2), num_res_units=1, norm=AFFINE
+    ),
+    "basic_unet": lambda d: MonaiBasicUNet(d, 1, 3, features=(4, 4, 8, 8, 16, 4), norm=AFFINE),
+    "dynunet": lambda d: MonaiDynUNet(d, 1, 3, [3] * 3, [1, 2, 2], [2, 2], filters=(4, 8, 8)),
+    "swin_unetr": lambda d: MonaiSwinUNETR(
+        1, 3, feature_size=12, depths=(1, 1, 1, 1), spatial_dims=d, norm_name=AFFINE
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions"),
+    [(name, d) for name in MONAIS for d in (2, 3) if (name, d) != ("swin_unetr", 3)]
+    + [pytest.param("swin_unetr", 3, marks=pytest.mark.slow)],
+)
+def test_what_monai_has_answers_what_monais_answers(name, dimensions):
+    mine, monai = built(TINY[name], dimensions), MONAIS[name](dimensions)
+    with torch.no_grad():
+        for one, other in zip(mine.parameters(), monai.parameters(), strict=True):
+            one.copy_(other)
+    x = draw(2, 1, *[2 * TINY[name].divisor] * dimensions)
+
+    torch.testing.assert_close(mine.eval()(x), monai.eval()(x))
+
+
+# --- DynUNet -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_deeply_supervised_dynunet_answers_what_monais_answers(dimensions, residual, levels):
+    config = DynUNet(
+        filters=(4, 6, 8, 10), strides=(2, 1, 2), residual=residual, deep_supervision=levels
+    )
+    mine = built(config, dimensions)
+    monai = MonaiDynUNet(
+        dimensions, 1, 3, [3] * 4, [1, 2, 1, 2], [2, 1, 2], filters=config.filters,
+        res_block=residual, deep_supervision=True, deep_supr_num=levels,
+    )  # fmt: skip
+    with torch.no_grad():
+        for name in ("input_block", "downsamples", "bottleneck", "upsamples"):
+            getattr(mine.network, name).load_state_dict(getattr(monai, name).state_dict())
+        heads = [monai.output_block, *monai.deep_supervision_heads]
+        for one, other in zip(mine.heads, heads, strict=True):
+            one.convolution.load_state_dict(other.conv.conv.state_dict())
+    x = draw(2, 1, *[16] * dimensions)
+
+    found, expected = mine(x), monai(x).unbind(1)
+
+    assert [y.shape[-1] for y in found] == [16, 8, 8][: levels + 1]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(nn.functional.interpolate(one, x.shape[2:]), other)
+    torch.testing.assert_close(mine.eval()(x), monai.eval()(x))
+
+
+def test_every_array_of_a_deeply_supervised_dynunet_crosses_once_its_heads_by_label():
+    study = small_study(network=replace(TINY["dynunet"], deep_supervision=1))
+    network = build_network(study)
+
+    table = NamedArrays(network, study).table
+
+    sent = sum(np.prod(p.shape, dtype=int) for p in table.values())
+    assert sent == count(network)
+    assert len(network.state_dict()) == len(list(network.parameters()))
+    assert sum(p.kind == "head:liver" for p in table.values()) == 2 * 2  # weights and biases
+
+
 # --- MedNeXt -------------------------------------------------------------------------------------
 
 
@@ -357,7 +462,7 @@ def test_mednext_answers_what_monais_answers(dimensions):
     x = draw(1, 1, *[32] * dimensions)
 
     for one, other in zip(mine(x), monai(x), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one, other)
 
 
 def mednext(kernel, **changes):
