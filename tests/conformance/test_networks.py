@@ -22,6 +22,11 @@ PLACES = [(name, d) for name in NETWORKS for d in TINY[name].dimensions]
 SLOW = {("swin_unetr", 3), ("pretrained_unet", 3)}  # at their smallest, 64 voxels a side
 # where learning by heart is tried by default; one class serves both dimensions
 TRAINED = {p for p in PLACES if p[1] == TINY[p[0]].dimensions[0]}
+# one of each way to be built; to export takes a second or two
+EXPORTED = {
+    "unet", "dynunet", "attention_unet", "graph_unet", "vnet", "bcdu_net", "mednext",
+    "detect_then_segment", "sa_unet",
+}  # fmt: skip
 
 
 def everywhere(slow):
@@ -244,7 +249,13 @@ def test_a_network_answers_the_same_in_the_fast_layout(name, dimensions):
 
 
 @DOUBLE
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"dints_search"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in EXPORTED else [pytest.mark.slow])
+        for name in sorted(set(NETWORKS) - {"dints_search"})
+    ],
+)
 def test_a_folded_network_can_be_exported(name):
     study = study_for(name)
     plain = fold(build_network(study), "ct").eval()

@@ -112,7 +112,7 @@ def test_a_code_that_is_no_network_is_refused(field, code, said):
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 def test_whatever_is_read_out_is_a_network(seed):
     network = space_of(2)
     decide(network, seed)

@@ -168,8 +168,7 @@ def test_without_deep_supervision_the_heads_of_shallower_depths_are_not_there():
     assert isinstance(built(without, 2)(draw(1, 1, 32, 32)), torch.Tensor)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize(("dimensions", "depth"), [(2, 1), (2, 2), (2, 3), (2, 4), (3, 2)])
 def test_a_pruned_network_answers_bit_for_bit_as_the_head_of_its_depth(dimensions, depth):
     network, x = nested(dimensions), draw(2, 1, *[32] * dimensions)
     set_modality(network, ("ct", "mr"))

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from deploy.cli.main import run
 from deploy.simulation.simulate import run_simulation
 from tests.support.federations import DEFAULTS, SMALL, built, phantom_sites, small_study
 
@@ -26,6 +27,21 @@ def fedseg(*arguments, cwd=None, limit=None):
         preexec_fn=limit,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.fixture
+def told(monkeypatch, capsys):
+    """Run a command in this process, where a whole one would only import torch once more."""
+
+    def run_it(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        found = capsys.readouterr()
+        code = ended.value.code or 0
+        return subprocess.CompletedProcess(arguments, code, found.out, found.err)
+
+    return run_it
 
 
 @pytest.fixture
@@ -48,21 +64,21 @@ def own_sites(tmp_path):
     return phantom_sites(tmp_path / "data", modalities=("ct", "mr"))
 
 
-def simulate(study, sites, out, *options, **keywords):
+def simulate(study, sites, out, *, by=fedseg, **keywords):
     given = [part for path in sites for part in ("--site", path)]
-    return fedseg("simulate", study, *given, "--out", out, *options, **keywords)
+    return by("simulate", study, *given, "--out", out, **keywords)
 
 
-def test_the_starter_study_is_valid_and_described_in_words(tmp_path):
-    assert fedseg("study", "new", tmp_path / "new.yaml").returncode == 0
+def test_the_starter_study_is_valid_and_described_in_words(tmp_path, told):
+    assert told("study", "new", tmp_path / "new.yaml").returncode == 0
 
-    done = fedseg("study", "check", tmp_path / "new.yaml")
+    done = told("study", "check", tmp_path / "new.yaml")
 
     assert done.returncode == 0
     assert "1,402,629 parameters" in done.stdout
     assert "MiB to a site" in done.stdout
     assert "hash" in done.stdout
-    assert fedseg("study", "new", tmp_path / "new.yaml").returncode == 2
+    assert told("study", "new", tmp_path / "new.yaml").returncode == 2
 
 
 def test_a_simulation_ends_with_a_table_and_a_report(study, own_sites, tmp_path):
@@ -75,13 +91,13 @@ def test_a_simulation_ends_with_a_table_and_a_report(study, own_sites, tmp_path)
 
 
 def test_all_problems_of_a_study_are_said_at_once_and_nothing_starts(
-    study, own_sites, tmp_path
+    study, own_sites, tmp_path, told
 ):
     study.write_text(
         study.read_text().replace("rounds: 3", "round: 3").replace("batch: 2", "batch: two")
     )
 
-    done = simulate(study, own_sites, tmp_path / "run")
+    done = simulate(study, own_sites, tmp_path / "run", by=told)
 
     assert done.returncode == 2
     assert "did you mean rounds?" in done.stderr
@@ -90,13 +106,13 @@ def test_all_problems_of_a_study_are_said_at_once_and_nothing_starts(
 
 
 def test_a_modality_without_a_site_and_a_label_without_annotation_are_refused(
-    study, own_sites, tmp_path
+    study, own_sites, tmp_path, told
 ):
     study.write_text(study.read_text().replace("[liver, spleen]", "[liver, spleen, pancreas]"))
     ct = own_sites[0]
     ct.write_text(ct.read_text().replace("not_annotated: []", "not_annotated: [pancreas]"))
 
-    done = simulate(study, [ct], tmp_path / "run")
+    done = simulate(study, [ct], tmp_path / "run", by=told)
 
     assert done.returncode == 2
     assert "modalities.mr: no site has this modality" in done.stderr
@@ -115,12 +131,12 @@ def test_a_prediction_has_the_geometry_of_its_image(finished, sites, tmp_path):
     assert set(np.unique(np.asarray(label.dataobj))) <= {0, 1, 2}
 
 
-def test_a_prediction_for_an_unknown_modality_names_the_known_ones(finished, sites, tmp_path):
+def test_a_prediction_for_an_unknown_modality_names_the_known_ones(
+    finished, sites, tmp_path, told
+):
     image = next((sites[0].parent / "mr-1" / "imagesTr").iterdir())
 
-    done = fedseg(
-        "predict", finished, image, "--modality", "mri", "-o", tmp_path / "out.nii.gz"
-    )
+    done = told("predict", finished, image, "--modality", "mri", "-o", tmp_path / "out.nii.gz")
 
     assert (done.returncode, (tmp_path / "out.nii.gz").exists()) == (2, False)
     assert "known: ct, mr; did you mean mr?" in done.stderr
@@ -139,8 +155,8 @@ def test_evaluate_scores_a_site_as_the_run_did(finished, sites, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["networks", "losses", "methods"])
-def test_what_a_study_can_name_is_listed(command):
-    done = fedseg(command)
+def test_what_a_study_can_name_is_listed(command, told):
+    done = told(command)
 
     assert done.returncode == 0
     for name in {
@@ -215,11 +231,11 @@ def test_one_bad_case_is_set_aside_with_its_reason_and_the_run_ends(
     assert reason in (folder / "sites" / "sites.jsonl").read_text()
 
 
-def test_an_empty_dataset_is_one_clear_line(study, own_sites, tmp_path):
+def test_an_empty_dataset_is_one_clear_line(study, own_sites, tmp_path, told):
     for path in (own_sites[0].parent / "ct-1" / "imagesTr").iterdir():
         path.unlink()
 
-    done = simulate(study, own_sites, tmp_path / "run")
+    done = simulate(study, own_sites, tmp_path / "run", by=told)
 
     assert done.returncode == 2
     assert "ct-1" in done.stderr
@@ -244,11 +260,11 @@ def test_a_full_disk_ends_with_one_clear_line_and_no_half_written_file(
     assert not (tmp_path / "run" / "initial.safetensors").exists()
 
 
-def test_a_folder_that_holds_something_is_refused(study, own_sites, tmp_path):
+def test_a_folder_that_holds_something_is_refused(study, own_sites, tmp_path, told):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.docx").write_text("do not lose me")
 
-    done = simulate(study, own_sites, tmp_path / "run")
+    done = simulate(study, own_sites, tmp_path / "run", by=told)
 
     assert done.returncode == 2
     assert "is not empty" in done.stderr
@@ -265,16 +281,18 @@ def test_a_run_goes_on_after_the_disk_was_full(own_sites, tmp_path):
 
 
 @pytest.mark.parametrize("sharing", ["local", "statistics_local"])
-def test_evaluate_and_predict_use_the_norms_that_a_site_kept(own_sites, tmp_path, sharing):
+def test_evaluate_and_predict_use_the_norms_that_a_site_kept(
+    own_sites, tmp_path, sharing, told
+):
     folder = built(
         small_study(rounds=2, sharing=sharing, norm="batch"), own_sites, tmp_path / "run"
     )
     run_simulation(folder)
     image = next((own_sites[0].parent / "mr-1" / "imagesTr").iterdir())
 
-    scored = fedseg("evaluate", folder, "--site", own_sites[1], "-o", tmp_path / "out")
-    without = fedseg("predict", folder, image, "--modality", "mr", "-o", tmp_path / "a.nii.gz")
-    using = fedseg(
+    scored = told("evaluate", folder, "--site", own_sites[1], "-o", tmp_path / "out")
+    without = told("predict", folder, image, "--modality", "mr", "-o", tmp_path / "a.nii.gz")
+    using = told(
         "predict",
         folder,
         image,
@@ -295,7 +313,7 @@ def test_evaluate_and_predict_use_the_norms_that_a_site_kept(own_sites, tmp_path
 
 
 def test_a_modality_with_too_few_sites_is_refused_before_anything_starts(
-    study, own_sites, tmp_path
+    study, own_sites, tmp_path, told
 ):
     study.write_text(
         study.read_text().replace(
@@ -303,7 +321,7 @@ def test_a_modality_with_too_few_sites_is_refused_before_anything_starts(
         )
     )
 
-    done = simulate(study, own_sites, tmp_path / "run")
+    done = simulate(study, own_sites, tmp_path / "run", by=told)
 
     assert done.returncode == 2
     assert "minimum_sites_per_modality: is 2, but 1 sites with ct are given" in done.stderr

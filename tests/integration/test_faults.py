@@ -204,11 +204,21 @@ def uninterrupted(sites, tmp_path_factory):
     return folder
 
 
-def test_a_run_killed_at_ten_moments_ends_with_the_same_bits(sites, tmp_path, uninterrupted):
+@pytest.mark.parametrize(
+    "moments",
+    [
+        (1, 75, 160, 217),
+        pytest.param((1, 20, 75, 130, 160, 190, 217, 150, 151, 100), marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_a_run_killed_at_many_moments_ends_with_the_same_bits(
+    sites, tmp_path, uninterrupted, moments
+):
     """Each start is killed in the middle of writing its n-th piece of a tensor file."""
     folder = built(small_study(local="true"), sites, tmp_path / "run")
     killed = 0
-    for moment in (1, 20, 75, 130, 160, 190, 217, 150, 151, 100):
+    for moment in moments:
         done = subprocess.run(
             [sys.executable, "-c", KILLER, str(folder), str(moment)],
             check=False,
@@ -219,7 +229,7 @@ def test_a_run_killed_at_ten_moments_ends_with_the_same_bits(sites, tmp_path, un
 
     run_simulation(folder)
 
-    assert killed == 10
+    assert killed == len(moments)
     assert same_bits(last_weights(uninterrupted), last_weights(folder))
     names = ("best", "final")
     for name in names:

@@ -91,6 +91,7 @@ def test_a_process_ended_for_another_reason_costs_the_case_nothing(tmp_path, stu
     assert json.loads((tmp_path / SUSPECTS).read_text()) == []
 
 
+@pytest.mark.slow  # each child takes seconds to start
 def test_a_suspect_is_tried_again_by_a_child_in_every_later_process(
     tmp_path, study, ended_while_reading
 ):

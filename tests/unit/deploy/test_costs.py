@@ -1,15 +1,24 @@
 """What a network costs, measured in a process of its own and told as a table and a page."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from typer.testing import CliRunner
 
 from client import memory
 from common.networks import NETWORKS
 from common.study.networks import BasicUNet, KiNet, UNet
+from deploy.cli import costs as module
 from deploy.cli.costs import NetworkCost, cost_page, costs
 from deploy.cli.main import app
 
 SMALL = UNet(channels=(4, 8, 8), strides=(2, 2), residual_units=1)
+
+
+@pytest.fixture
+def measured_here(monkeypatch):
+    """Measure in this process: one of its own takes seconds to import torch."""
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
 
 
 def test_a_network_is_measured_at_the_nearest_size_that_it_takes():
@@ -24,7 +33,7 @@ def test_a_network_is_measured_at_the_nearest_size_that_it_takes():
     assert found.memory_mb > 0
 
 
-def test_a_network_is_measured_at_the_largest_patch_that_it_takes():
+def test_a_network_is_measured_at_the_largest_patch_that_it_takes(measured_here):
     (found,) = costs([KiNet(widths=(2, 2))], patch=96, batch=1, dimensions=3)
 
     assert found.problem == ""
@@ -68,7 +77,7 @@ def test_the_page_has_the_cheapest_step_first_and_what_could_not_be_measured_las
 
 
 @pytest.mark.parametrize("name", ["dints_search", "swin_unetr"])
-def test_a_network_that_cannot_be_traced_is_measured_too(name, tmp_path):
+def test_a_network_that_cannot_be_traced_is_measured_too(name, tmp_path, measured_here):
     out = tmp_path / "costs.md"
 
     done = CliRunner().invoke(

@@ -250,7 +250,7 @@ def marks_left_out(rounds):
     moment=st.integers(0, 12),
     is_ended=st.booleans(),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 def test_killed_while_it_recovers_it_comes_to_the_same_state(
     tmp_path_factory, damaged, how, moment, is_ended
 ):
