@@ -26,6 +26,7 @@ from server.registry import ADMITTED, FAILED, FINISHED, Registry, RunRow, SiteRo
 
 COORDINATOR = "coordinator"
 START_SECONDS = 60.0
+COMMAND_SECONDS = 120.0
 STOP_SECONDS = 40.0
 LOOK_SECONDS = 0.25
 
@@ -197,10 +198,16 @@ class LocalFederation:
         """Run one command to its end; return what it printed.
 
         Raises:
-            RunError: With what it printed, if it failed.
+            RunError: With what it printed, if it failed or took too long.
         """
-        process = self.spawn(who, *arguments)
-        out, _ = process.communicate(timeout=120)
+        with self.spawn(who, *arguments) as process:
+            try:
+                out, _ = process.communicate(timeout=COMMAND_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                out, _ = process.communicate()
+                what = f"not in {COMMAND_SECONDS:.0f} s: fedseg {' '.join(arguments[:2])}"
+                raise RunError(f"{what}: {out.decode().strip()[-1500:]}") from error
         text = out.decode()
         for line in text.splitlines():
             self._tell(Said(who, line, typed=False))

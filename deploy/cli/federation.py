@@ -12,7 +12,10 @@ from server.deadlines import in_words
 from server.matrix import GLOBAL, read_matrix
 from server.registry import (
     ADMITTED,
+    FAILED,
+    FINISHED,
     SEEN_SECONDS,
+    STOPPED,
     DecisionRow,
     ProgressRow,
     Registry,
@@ -71,10 +74,11 @@ def _studies(registry: Registry) -> Table:
 def _runs(registry: Registry) -> Table:
     table = Table("run", "state", "rounds closed", "sites", "waits for", title="Runs")
     for run in registry.rows(RunRow):
-        progress = [
-            f"{row.site}: {in_words(row, 0.0, time.time())}"
-            for row in registry.rows(ProgressRow, run=run.run)
-        ]
+        sites = registry.rows(ProgressRow, run=run.run)
+        if run.state in (STOPPED, FINISHED, FAILED):  # where they were then is not news
+            progress = [row.site for row in sites]
+        else:
+            progress = [f"{row.site}: {in_words(row, 0.0, time.time())}" for row in sites]
         table.add_row(
             run.run, run.state, str(run.round), "\n".join(sorted(progress)), run.sentence
         )

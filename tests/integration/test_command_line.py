@@ -119,10 +119,10 @@ def test_a_modality_without_a_site_and_a_label_without_annotation_are_refused(
     assert "no site annotates pancreas" in done.stderr
 
 
-def test_a_prediction_has_the_geometry_of_its_image(finished, sites, tmp_path):
+def test_a_prediction_has_the_geometry_of_its_image(finished, sites, tmp_path, told):
     image = next((sites[0].parent / "mr-1" / "imagesTr").iterdir())
 
-    done = fedseg("predict", finished, image, "--modality", "mr", "-o", tmp_path / "out.nii.gz")
+    done = told("predict", finished, image, "--modality", "mr", "-o", tmp_path / "out.nii.gz")
 
     assert done.returncode == 0, done.stderr
     source, label = nib.load(image), nib.load(tmp_path / "out.nii.gz")
@@ -142,8 +142,8 @@ def test_a_prediction_for_an_unknown_modality_names_the_known_ones(
     assert "known: ct, mr; did you mean mr?" in done.stderr
 
 
-def test_evaluate_scores_a_site_as_the_run_did(finished, sites, tmp_path):
-    done = fedseg("evaluate", finished, "--site", sites[0], "-o", tmp_path)
+def test_evaluate_scores_a_site_as_the_run_did(finished, sites, tmp_path, told):
+    done = told("evaluate", finished, "--site", sites[0], "-o", tmp_path)
 
     assert done.returncode == 0, done.stderr
     final = json.loads((finished / "journal" / "final.json").read_text())["record"]["ct-1"][
@@ -271,13 +271,13 @@ def test_a_folder_that_holds_something_is_refused(study, own_sites, tmp_path, to
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.docx"]
 
 
-def test_a_run_goes_on_after_the_disk_was_full(own_sites, tmp_path):
+def test_a_run_goes_on_after_the_disk_was_full(own_sites, tmp_path, told):
     folder = built(small_study(rounds=1), own_sites, tmp_path / "run")
     shutil.copytree(folder, tmp_path / "twin")
 
-    assert fedseg("simulate", "--resume", folder).returncode == 0
-    assert fedseg("simulate", "--resume", tmp_path / "twin", "--processes", 2).returncode == 0
-    assert fedseg("report", folder).returncode == 0
+    assert told("simulate", "--resume", folder).returncode == 0
+    assert told("simulate", "--resume", tmp_path / "twin", "--processes", 2).returncode == 0
+    assert told("report", folder).returncode == 0
 
 
 @pytest.mark.parametrize("sharing", ["local", "statistics_local"])

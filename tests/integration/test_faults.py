@@ -279,7 +279,7 @@ def test_a_worker_process_that_dies_costs_its_site_the_round_and_no_more(sites, 
 
     ProcessGrid.pull_messages = pull
     try:
-        run_simulation(folder, processes=4)
+        run_simulation(folder, processes=2)
     finally:
         ProcessGrid.pull_messages = original
 

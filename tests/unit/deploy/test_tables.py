@@ -11,7 +11,19 @@ from common.wire import control_pb2 as pb
 from deploy.cli.federation import hub_tables
 from deploy.cli.offers import offer_in_words, offers_table, site_status
 from deploy.supervise.offers import Offers
-from server.registry import ADMITTED, REVOKED, Registry, SiteRow
+from server.registry import (
+    ADMITTED,
+    FAILED,
+    FINISHED,
+    PAUSED,
+    REVOKED,
+    RUNNING,
+    STOPPED,
+    ProgressRow,
+    Registry,
+    RunRow,
+    SiteRow,
+)
 from tests.support.deployment import new_hub, new_site
 from tests.support.federations import phantom_sites, small_study
 
@@ -35,6 +47,26 @@ def test_the_hub_shows_that_two_machines_report_as_a_site(tmp_path, state, ago, 
     registry.put(SiteRow, {"name": "A"}, state=state, doubled=time.time() - ago)
 
     assert ("two machines report as this site" in shown(*hub_tables(registry))) is expected
+
+
+@pytest.mark.parametrize("state", [RUNNING, PAUSED, STOPPED, FINISHED, FAILED])
+def test_what_a_site_was_at_is_told_until_the_run_has_ended(tmp_path, state):
+    registry = Registry(tmp_path / "registry.db")
+    registry.create()
+    registry.put(
+        RunRow, {"run": "r"}, hash="h", folder="", state=state, wanted=RUNNING, created=0.0,
+        round=3,
+    )  # fmt: skip
+    told = ProgressRow(
+        site="A", run="r", round=3, phase="train", done=2, total=8, bytes_in=0, bytes_out=0,
+        moved=time.time(),
+    )  # fmt: skip
+    registry.note_progress([told])
+
+    row = next(line for line in shown(*hub_tables(registry)).splitlines() if state in line)
+
+    assert "A" in row
+    assert ("round 3" in row) is (state in (RUNNING, PAUSED))
 
 
 def test_a_site_shows_what_the_hub_says(tmp_path):
