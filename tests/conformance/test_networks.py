@@ -11,6 +11,7 @@ from common.errors import InputError, StudyError
 from common.losses.deep import answers_of, deep_loss
 from common.modality.bank import ModalityNorm, fold, set_modality
 from common.networks import NETWORKS, build_network
+from common.networks.rows import COMPOSED
 from common.networks.view import NamedArrays
 from common.study import Label, Sharing, canonical_json, parse_study
 from common.study.networks import DynUNet
@@ -39,6 +40,9 @@ def everywhere(slow):
 
 
 WHERE = everywhere(SLOW)
+# where every norm is tried by default: the rows that are one class, in one dimension
+ROWS = {entry.name for entry in COMPOSED}
+NORMS_TRIED = {p for p in PLACES if p[0] not in ROWS or p in TRAINED}
 
 
 def study_for(name, dimensions=None, **changes):
@@ -81,7 +85,7 @@ def test_space_is_kept_and_every_class_has_a_channel(name, dimensions):
     assert answer.shape == (2, 3, *x.shape[2:])
 
 
-@WHERE
+@everywhere((set(PLACES) - NORMS_TRIED) | SLOW)
 @pytest.mark.parametrize("norm", ["group", "batch", "instance", "layer"])
 def test_every_norm_can_be_built_and_trained(name, dimensions, norm):
     study = study_for(name, dimensions)
