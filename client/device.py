@@ -40,15 +40,21 @@ def prepare_threads(threads: int) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
-def in_fast_layout(network: nn.Module) -> nn.Module:
+def in_fast_layout(network: nn.Module, device: str | None = None) -> nn.Module:
     """Put a network's weights channels-last, in place, each as its convolution has it.
 
-    On a CPU a training step of a U-Net then takes about 0.85 of the time in 3-D and 0.93 in
-    2-D (one thread, measured); on a GPU it is the layout of the tensor cores. A network for
-    volumes may have convolutions of slices too.
+    On a GPU it is the layout of the tensor cores. On a CPU a training step of a U-Net takes
+    0.85 to 1.00 of the time in 3-D, but in 2-D 0.93 to 1.6 as the processor is
+    (docs/results/composable.md), so there kernels of slices stay as they are. A network for
+    volumes may have some too.
+
+    Args:
+        network: Its weights are moved.
+        device: Type of what it will run on; by default where its weights are.
     """
     for parameter in network.parameters():
         layout = LAYOUTS.get(parameter.ndim)
-        if layout is not None:
+        is_slower = layout is torch.channels_last and (device or parameter.device.type) == "cpu"
+        if layout is not None and not is_slower:
             parameter.data = parameter.data.contiguous(memory_format=layout)
     return network

@@ -38,7 +38,7 @@ def network_of(whose: str, dimensions: int, *, fast: bool = True) -> nn.Module:
     else:
         network = BasicUNet(dimensions, 1, CLASSES, features=(32, 32, 64, 128, 256, 32))
     replace_norms(network, "group")
-    return in_fast_layout(network) if fast else network
+    return in_fast_layout(network, "cuda") if fast else network
 
 
 def step_of(network: nn.Module, dimensions: int) -> Callable[[], float]:

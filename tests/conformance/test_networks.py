@@ -249,7 +249,8 @@ def test_a_network_answers_the_same_in_the_fast_layout(name, dimensions):
     network, x = build_network(study).eval(), batch(study)
     before = network(x)
 
-    torch.testing.assert_close(in_fast_layout(network)(x), before)
+    for device in ("cpu", "cuda"):  # the layout, not the place
+        torch.testing.assert_close(in_fast_layout(network, device)(x), before)
 
 
 @DOUBLE
@@ -276,7 +277,11 @@ LEARNT = {"detect_then_segment": {"region": 1.0}}
 BLOCKS = {"pretrained_unet": 2, "dints": 2, "dints_search": 2}
 
 # of networks that learn by heart with another
-LEARNING_RATES = {"pretrained_unet": 1e-2, "unet_plus_plus": 4e-2, "dints_search": 1e-2}
+LEARNING_RATES = {
+    "pretrained_unet": 1e-2,
+    "unet_plus_plus": 4e-2,
+    "dints_search": 1e-2,
+}
 # of networks that need more; a mixture of all paths learns more slowly than one
 STEPS = {"dints_search": 120}
 
