@@ -39,7 +39,7 @@ federation: $(VENV)/.run  ## A real hub and three sites on this machine, each it
 
 # In two processes, one a core: whole federations in the one, everything else in the other.
 test: export OMP_NUM_THREADS = 1
-test: $(VENV)/.dev  ## The default tests, under 10 minutes on 2 cores
+test: $(VENV)/.dev  ## The default tests; 8 to 13 minutes were seen on 2 cores
 	@held=$$(mktemp); $(BIN)/python -m pytest -p no:cacheprovider tests/integration >$$held 2>&1 & \
 	other=$$!; trap 'kill -INT $$other' INT TERM; \
 	$(BIN)/python -m pytest --ignore=tests/integration; one=$$?; \
