@@ -35,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("in_double_precision")
 CONFIG = ComposableUNet()
 EACH = pytest.mark.parametrize("dimensions", [2, 3], ids=["2-D", "3-D"])
 PARTS = {d: Parts(dimensions=d) for d in (2, 3)}
+PLAIN_WITHOUT = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.ReLU, nn.LeakyReLU)
 
 
 def draw(*shape, seed=0):
@@ -65,17 +66,21 @@ def same(found, expected):
     np.testing.assert_allclose(plain(found), expected)
 
 
+def bare(module):
+    """Leave of a block its convolutions: no norm, no activation."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, PLAIN_WITHOUT):
+                setattr(parent, name, nn.Identity())
+    return module
+
+
 # --- how far a block sees ------------------------------------------------------------------------
 
 
 def seen_by(block, channels, dimensions, side):
     """Return along each axis how many places the middle of the output depends on."""
-    for parent in list(block.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (nn.InstanceNorm2d, nn.InstanceNorm3d)):
-                setattr(parent, name, nn.Identity())
-            if isinstance(child, (nn.ReLU, nn.LeakyReLU)):
-                setattr(parent, name, nn.Identity())
+    bare(block)
     x = draw(1, channels, *[side] * dimensions).requires_grad_()
     block(x)[(0, 0, *[side // 2] * dimensions)].backward()
     touched = x.grad[0].abs().sum(0) > 0
@@ -332,15 +337,6 @@ def test_multi_kernel_pooling_is_of_the_largest_in_each_window():
     assert joined.shape[0] == 1 + 4
 
 
-def bare(module):
-    """Leave of a block its convolutions: no norm, no activation."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LeakyReLU)):
-                setattr(parent, name, nn.Identity())
-    return module
-
-
 def correlated(layer, x):
     """Return what SciPy makes of a convolution without bias on (channels, *space)."""
     weight = plain(layer.weight)
@@ -363,7 +359,8 @@ def without_bias(module):
 @EACH
 def test_atrous_pooling_is_scipys_with_kernels_spread_by_the_rates(dimensions):
     block = without_bias(bare(ASPP(PARTS[dimensions], CONFIG, 4)))
-    block.join, x = nn.Identity(), draw(1, 4, *[7] * dimensions)
+    side = max(ASPP_RATES[dimensions]) + 4  # every rate reaches other places
+    block.join, x = nn.Identity(), draw(1, 4, *[side] * dimensions)
 
     joined = block(x)[0]
 

@@ -8,6 +8,9 @@ from common.study import backbones as whole
 from tests.support.studies import TINY, small_study
 
 WRONG = [
+    ("dynunet", {"deep_supervision": 2}, "deep_supervision: is 2, expected 0 to 1"),
+    ("dynunet", {"deep_supervision": -1}, "deep_supervision: is -1, expected 0 to 1"),
+    ("sa_unet", {"edge_weight": -1.0}, "edge_weight: is -1.0, expected"),
     ("vnet", {"width": 0}, "width: is 0, expected 1 to 64"),
     ("unet_plus_plus", {"features": (4, 4, 8)}, "features: has 3 entries, expected 6"),
     ("unet_plus_plus", {"features": (4, 4, 1, 8, 8, 4)}, "expected 2 or more from the third"),
